@@ -22,7 +22,8 @@ func Print(format string, args ...any) {
 	fmt.Fprint(os.Stderr, line)
 }
 
-// parentStderr opens the go command's standard error. Only Linux offers it, and not where it is a socket.
+// parentStderr opens the go command's standard error. Only Linux offers it, and not where it is a socket;
+// a plain file would be written by both at places of their own, so it is left alone.
 func parentStderr() (*os.File, error) {
 	parent := fmt.Sprintf("/proc/%d", os.Getppid())
 	name, err := os.ReadFile(parent + "/comm")
@@ -32,5 +33,12 @@ func parentStderr() (*os.File, error) {
 	if string(bytes.TrimSpace(name)) != "go" {
 		return nil, fmt.Errorf("the parent process is %q", name)
 	}
-	return os.OpenFile(parent+"/fd/2", os.O_WRONLY|os.O_APPEND, 0)
+	info, err := os.Stat(parent + "/fd/2")
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().IsRegular() {
+		return nil, fmt.Errorf("standard error is a file")
+	}
+	return os.OpenFile(parent+"/fd/2", os.O_WRONLY, 0)
 }
