@@ -1,0 +1,57 @@
+package event
+
+// Redaction says what survives when an event is redacted.
+type Redaction struct {
+	Top     []string            // the top-level keys that stay
+	Content map[string][]string // by event type, the keys of content that stay
+	// CreateContent keeps the whole content of m.room.create.
+	CreateContent bool
+	// InviteSigned keeps signed in content.third_party_invite of m.room.member.
+	InviteSigned bool
+}
+
+func (r Redaction) with(change func(*Redaction)) *Redaction {
+	content := make(map[string][]string, len(r.Content))
+	for typ, keys := range r.Content {
+		content[typ] = keys
+	}
+	r.Content = content
+	change(&r)
+	return &r
+}
+
+var (
+	// spec: rooms/v1#redactions
+	redactV1 = &Redaction{
+		Top: []string{"event_id", "type", "room_id", "sender", "state_key", "content", "hashes", "signatures",
+			"depth", "prev_events", "prev_state", "auth_events", "origin", "origin_server_ts", "membership"},
+		Content: map[string][]string{
+			"m.room.member":     {"membership"},
+			"m.room.create":     {"creator"},
+			"m.room.join_rules": {"join_rule"},
+			"m.room.power_levels": {"ban", "events", "events_default", "kick", "redact", "state_default",
+				"users", "users_default"},
+			"m.room.aliases":            {"aliases"},
+			"m.room.history_visibility": {"history_visibility"},
+		},
+	}
+	// spec: rooms/v6#redactions
+	redactV6 = redactV1.with(func(r *Redaction) { delete(r.Content, "m.room.aliases") })
+	// spec: rooms/v8#redactions
+	redactV8 = redactV6.with(func(r *Redaction) { r.Content["m.room.join_rules"] = []string{"join_rule", "allow"} })
+	// spec: rooms/v9#redactions
+	redactV9 = redactV8.with(func(r *Redaction) {
+		r.Content["m.room.member"] = []string{"membership", "join_authorised_via_users_server"}
+	})
+	// spec: rooms/v11#redactions
+	redactV11 = redactV9.with(func(r *Redaction) {
+		r.Top = []string{"event_id", "type", "room_id", "sender", "state_key", "content", "hashes", "signatures",
+			"depth", "prev_events", "auth_events", "origin_server_ts"}
+		delete(r.Content, "m.room.create")
+		r.CreateContent = true
+		r.InviteSigned = true
+		r.Content["m.room.power_levels"] = []string{"ban", "events", "events_default", "invite", "kick", "redact",
+			"state_default", "users", "users_default"}
+		r.Content["m.room.redaction"] = []string{"redacts"}
+	})
+)
