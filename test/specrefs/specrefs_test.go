@@ -2,16 +2,20 @@ package main
 
 import (
 	"slices"
+	"sync"
 	"testing"
 
 	"chancery/test/notice"
 )
 
+// sayOnce keeps the notice to one line for all tests here.
+var sayOnce sync.Once
+
 func specOrNotice(t *testing.T) *specification {
 	t.Helper()
 	dir, err := findSpec("../..")
 	if err != nil {
-		notice.Print("spec references are not resolved: %v", err)
+		sayOnce.Do(func() { notice.Print("spec references are not resolved: %v", err) })
 		t.SkipNow()
 	}
 	return &specification{dir: dir, pages: map[string]*document{}}
