@@ -1,0 +1,59 @@
+# The developer's habits. `make check` before every push; the server itself needs none of this.
+
+GO       ?= go
+FUZZTIME ?= 20s
+BENCH    ?= .
+# Packages in which goroutines share memory: the race detector costs ten times the CPU.
+RACE      = ./storage/... ./endpoint/... ./roomserver/... ./users/... ./federation/... ./syncapi/...
+
+.PHONY: check test fmt vet staticcheck imports specrefs race fuzz bench e2e interop build
+
+check: fmt vet staticcheck imports specrefs test race
+
+# Both engines: a private PostgreSQL is started where its binaries are installed.
+test:
+	$(GO) test ./...
+
+fmt:
+	@unformatted="$$(gofmt -l .)"; test -z "$$unformatted" || { echo "gofmt -w: $$unformatted"; exit 1; }
+
+vet:
+	$(GO) vet ./...
+	$(GO) vet -tags goolm ./...
+
+staticcheck:
+	$(GO) tool staticcheck ./...
+
+imports:
+	$(GO) test -run 'Imports' ./test
+
+# Every `// spec:` reference with its section's or rule's first words, and the code and tests beside it.
+specrefs:
+	$(GO) run ./test/specrefs
+
+race:
+	CGO_ENABLED=1 $(GO) test -race -short $(RACE)
+
+# Every fuzz target for FUZZTIME.
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "== $$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+# make bench BENCH=Append
+bench:
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+# Real servers and encrypting clients in one go, told aloud.
+e2e:
+	$(GO) test -count=1 -v -tags goolm ./test/...
+
+# The binary as other people's test suites want it; test/interop/serve.sh starts it for their harness.
+interop: build
+	@echo "server command: CHANCERY=$(CURDIR)/bin/chancery $(CURDIR)/test/interop/serve.sh"
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/chancery ./cmd/chancery
