@@ -1,5 +1,11 @@
 package event
 
+import (
+	"slices"
+
+	"chancery"
+)
+
 // Redaction says what survives when an event is redacted.
 type Redaction struct {
 	Top     []string            // the top-level keys that stay
@@ -55,3 +61,60 @@ var (
 		r.Content["m.room.redaction"] = []string{"redacts"}
 	})
 )
+
+// redact keeps the essential members of an event, signatures included.
+func (v *Version) redact(top object, typ string) object {
+	out := make(object, 0, len(top))
+	for _, m := range top {
+		switch {
+		case string(m.key) == "content":
+			out = append(out, member{m.key, v.redactContent(typ, m.val)})
+		case slices.Contains(v.Redaction.Top, view(m.key)):
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func (v *Version) redactContent(typ string, content []byte) []byte {
+	r := v.Redaction
+	if typ == typeCreate && r.CreateContent {
+		return content
+	}
+	keep := r.Content[typ]
+	if len(keep) == 0 {
+		return []byte("{}")
+	}
+	var few [16]member
+	all, err := members(content, few[:0])
+	if err != nil {
+		return []byte("{}")
+	}
+	kept := make(object, 0, len(keep)+1)
+	for _, m := range all {
+		switch {
+		case slices.Contains(keep, view(m.key)):
+			kept = append(kept, m)
+		case typ == typeMember && r.InviteSigned && string(m.key) == "third_party_invite":
+			if signed := lookup(m.val, "signed"); signed != nil {
+				only := object{{[]byte("signed"), signed}}
+				kept = append(kept, member{m.key, only.append(nil)})
+			}
+		}
+	}
+	return kept.append(make([]byte, 0, len(content)))
+}
+
+// Redact returns the redacted copy of the event. It has the same ID and signatures.
+func (e *Event) Redact() (*Event, error) {
+	top, err := members(e.json, nil)
+	if err != nil {
+		return nil, chancery.Internal(err)
+	}
+	c, err := newEvent(e.version, e.id, e.version.redact(top, e.typ).append(nil), true)
+	if err != nil {
+		return nil, err
+	}
+	c.redacted = true
+	return c, nil
+}
