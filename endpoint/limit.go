@@ -15,7 +15,8 @@ type LimitClass string
 const (
 	Unlimited     LimitClass = ""
 	LimitRead     LimitClass = "read"     // cheap questions
-	LimitSend     LimitClass = "send"     // events and what others are told
+	LimitSend     LimitClass = "send"     // events
+	LimitWrite    LimitClass = "write"    // everything else that is written and cheap
 	LimitJoin     LimitClass = "join"     // joins, invites, knocks: work for other servers too
 	LimitLogin    LimitClass = "login"    // guesses at a password or a token
 	LimitRegister LimitClass = "register" // new accounts
@@ -35,8 +36,9 @@ var DefaultBudgets = map[LimitClass]Budget{
 	LimitRead:     {50, 500},
 	LimitSend:     {10, 100},
 	LimitJoin:     {2, 30},
-	LimitLogin:    {0.2, 10},
-	LimitRegister: {0.2, 10},
+	LimitWrite:    {20, 300},
+	LimitLogin:    {1, 30}, // a whole office may share one address
+	LimitRegister: {0.5, 20},
 	LimitSearch:   {2, 20},
 	LimitMedia:    {20, 200},
 	LimitKeys:     {20, 200},

@@ -160,3 +160,26 @@ func RouteOf(ctx context.Context) (Route, bool) {
 
 // DefaultTimeout is how long a request may take that is no long poll.
 const DefaultTimeout = 90 * time.Second
+
+// Alias gives a row further paths.
+func Alias(paths ...string) func(*Route) {
+	return func(r *Route) { r.Aliases = append(r.Aliases, paths...) }
+}
+
+// MaxBody bounds a row's body otherwise than DefaultMaxBody.
+func MaxBody(bytes int64) func(*Route) { return func(r *Route) { r.MaxBody = bytes } }
+
+// LongPoll lifts the time limit of a row.
+func LongPoll() func(*Route) { return func(r *Route) { r.LongPoll = true } }
+
+// AnsweredBy leaves a row to another one of the same method and path; its Handler is Handler{}.
+func AnsweredBy(id string) func(*Route) { return func(r *Route) { r.AnsweredBy = id } }
+
+// Row makes a row as the tables write it, one on a line.
+func Row(api, id, method, path string, auth Auth, limit LimitClass, h Handler, more ...func(*Route)) Route {
+	r := Route{API: api, ID: id, Method: method, Path: path, Auth: auth, Limit: limit, Handler: h}
+	for _, set := range more {
+		set(&r)
+	}
+	return r
+}

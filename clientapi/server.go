@@ -1,0 +1,60 @@
+// Package clientapi is the client-server API but sync: it finds out who asks and for what,
+// and asks roomserver and users to do it. routes.go is the table of its operations.
+// It knows nothing of SQL and writes nothing itself.
+package clientapi
+
+import (
+	"context"
+	"net/http"
+
+	"go.uber.org/zap"
+
+	"chancery"
+	"chancery/config"
+	"chancery/endpoint"
+)
+
+// Server answers the client-server API.
+type Server struct {
+	Config  *config.Config
+	Auth    endpoint.Authenticator // nil knows no token
+	Limits  *endpoint.Limits       // nil limits nothing
+	Metrics *endpoint.Metrics      // nil counts nothing
+	Log     *zap.Logger
+}
+
+// OldPaths are what clients of before v1.1 of the spec call today's paths, and an alias of media.
+var OldPaths = map[string]string{
+	"/_matrix/client/r0/": "/_matrix/client/v3/",
+	"/_matrix/media/r0/":  "/_matrix/media/v3/",
+	"/_matrix/media/v1/":  "/_matrix/media/v3/",
+}
+
+// Handler is the API as the client listener serves it.
+func (s *Server) Handler() http.Handler {
+	auth := s.Auth
+	if auth == nil {
+		auth = nobodyKnown{}
+	}
+	proxies, err := endpoint.ParseProxies(s.Config.TrustedProxies)
+	if err != nil {
+		panic("clientapi: " + err.Error()) // config has checked them
+	}
+	return endpoint.New(endpoint.API{
+		Routes:   s.Routes(),
+		Auth:     auth,
+		Prefixes: OldPaths,
+		CORS:     true,
+		Limits:   s.Limits,
+		Metrics:  s.Metrics,
+		Proxies:  proxies,
+		Log:      s.Log,
+	})
+}
+
+// nobodyKnown is the authentication of a server without accounts.
+type nobodyKnown struct{}
+
+func (nobodyKnown) Authenticate(context.Context, *http.Request, []byte) (endpoint.Caller, error) {
+	return endpoint.Caller{}, chancery.UnknownToken(false)
+}

@@ -1,0 +1,77 @@
+package federation
+
+import (
+	"slices"
+
+	"chancery/endpoint"
+)
+
+// Words of the table.
+const (
+	none   = endpoint.None
+	signed = endpoint.ServerSignature
+
+	unlimited = endpoint.Unlimited
+)
+
+var planned = endpoint.Planned()
+
+func s2s(id, method, path string, auth endpoint.Auth, limit endpoint.LimitClass, h endpoint.Handler, more ...func(*endpoint.Route)) endpoint.Route {
+	return endpoint.Row(endpoint.ServerServer, id, method, path, auth, limit, h, more...)
+}
+
+// Routes is the table of the server-server API, those not built yet as planned. A test compares
+// it with the OpenAPI of the spec in both directions; where the two differ on purpose,
+// docs/spec-errata.md says why.
+func (s *Server) Routes() []endpoint.Route {
+	return slices.Concat(WellKnown(s.Config), []endpoint.Route{
+		// keys and version
+		s2s("getServerKey", "GET", "/_matrix/key/v2/server", none, unlimited, planned),
+		s2s("perspectivesKeyQuery", "GET", "/_matrix/key/v2/query/{serverName}", none, unlimited, planned),
+		s2s("bulkPerspectivesKeyQuery", "POST", "/_matrix/key/v2/query", none, unlimited, planned),
+		s2s("getVersion", "GET", "/_matrix/federation/v1/version", none, unlimited, planned),
+
+		// transactions
+		s2s("sendTransaction", "PUT", "/_matrix/federation/v1/send/{txnId}", signed, unlimited, planned, endpoint.MaxBody(16<<20)),
+
+		// joining, leaving, knocking, inviting
+		s2s("makeJoin", "GET", "/_matrix/federation/v1/make_join/{roomId}/{userId}", signed, unlimited, planned),
+		s2s("sendJoinV2", "PUT", "/_matrix/federation/v2/send_join/{roomId}/{eventId}", signed, unlimited, planned),
+		s2s("makeLeave", "GET", "/_matrix/federation/v1/make_leave/{roomId}/{userId}", signed, unlimited, planned),
+		s2s("sendLeaveV2", "PUT", "/_matrix/federation/v2/send_leave/{roomId}/{eventId}", signed, unlimited, planned),
+		s2s("makeKnock", "GET", "/_matrix/federation/v1/make_knock/{roomId}/{userId}", signed, unlimited, planned),
+		s2s("sendKnock", "PUT", "/_matrix/federation/v1/send_knock/{roomId}/{eventId}", signed, unlimited, planned),
+		s2s("sendInviteV1", "PUT", "/_matrix/federation/v1/invite/{roomId}/{eventId}", signed, unlimited, planned),
+		s2s("sendInviteV2", "PUT", "/_matrix/federation/v2/invite/{roomId}/{eventId}", signed, unlimited, planned),
+		s2s("exchangeThirdPartyInvite", "PUT", "/_matrix/federation/v1/exchange_third_party_invite/{roomId}", signed, unlimited, planned),
+		s2s("onBindThirdPartyIdentifier", "PUT", "/_matrix/federation/v1/3pid/onbind", none, unlimited, planned),
+
+		// events and state
+		s2s("getRoomState", "GET", "/_matrix/federation/v1/state/{roomId}", signed, unlimited, planned),
+		s2s("getRoomStateIds", "GET", "/_matrix/federation/v1/state_ids/{roomId}", signed, unlimited, planned),
+		s2s("getEvent", "GET", "/_matrix/federation/v1/event/{eventId}", signed, unlimited, planned),
+		s2s("getEventByTimestamp", "GET", "/_matrix/federation/v1/timestamp_to_event/{roomId}", signed, unlimited, planned),
+		s2s("getEventAuth", "GET", "/_matrix/federation/v1/event_auth/{roomId}/{eventId}", signed, unlimited, planned),
+		s2s("backfillRoom", "GET", "/_matrix/federation/v1/backfill/{roomId}", signed, unlimited, planned),
+		s2s("getMissingPreviousEvents", "POST", "/_matrix/federation/v1/get_missing_events/{roomId}", signed, unlimited, planned),
+		s2s("getSpaceHierarchy", "GET", "/_matrix/federation/v1/hierarchy/{roomId}", signed, unlimited, planned),
+		s2s("getPublicRooms", "GET", "/_matrix/federation/v1/publicRooms", signed, unlimited, planned),
+		s2s("queryPublicRooms", "POST", "/_matrix/federation/v1/publicRooms", signed, unlimited, planned),
+
+		// questions about users
+		s2s("queryInfo", "GET", "/_matrix/federation/v1/query/{queryType}", signed, unlimited, planned),
+		s2s("queryRoomDirectory", "GET", "/_matrix/federation/v1/query/directory", signed, unlimited, planned),
+		s2s("queryProfile", "GET", "/_matrix/federation/v1/query/profile", signed, unlimited, planned),
+		s2s("getUserDevices", "GET", "/_matrix/federation/v1/user/devices/{userId}", signed, unlimited, planned),
+		s2s("claimUserEncryptionKeys", "POST", "/_matrix/federation/v1/user/keys/claim", signed, unlimited, planned),
+		s2s("queryUserEncryptionKeys", "POST", "/_matrix/federation/v1/user/keys/query", signed, unlimited, planned),
+		s2s("exchangeOpenIdToken", "GET", "/_matrix/federation/v1/openid/userinfo", none, unlimited, planned),
+
+		// media
+		s2s("getContent", "GET", "/_matrix/federation/v1/media/download/{mediaId}", signed, unlimited, planned),
+		s2s("getContentThumbnail", "GET", "/_matrix/federation/v1/media/thumbnail/{mediaId}", signed, unlimited, planned),
+
+		// policy
+		s2s("askPolicyServerToSign", "POST", "/_matrix/policy/v1/sign", signed, unlimited, planned),
+	})
+}
