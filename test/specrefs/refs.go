@@ -102,7 +102,9 @@ func (s *specification) resolve(r reference) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if operation != "" {
+	if strings.HasPrefix(operation, "m.") { // an event type, by its name instead of its anchor
+		anchor, hasAnchor = slug(operation), true
+	} else if operation != "" {
 		summary, ok := d.operations[operation]
 		if !ok {
 			return "", fmt.Errorf("no operation %q in %s", operation, name)

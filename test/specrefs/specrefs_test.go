@@ -43,6 +43,8 @@ func TestResolve(t *testing.T) {
 		{"c2s/sendMessage", "", "Send a message event to the given room."},
 		{"s2s/sendTransaction", "", "Send a transaction"},
 		{"c2s/sendMassage", "", ""},
+		{"c2s/m.room.create", "", "m.room.create"},
+		{"c2s/m.room.creation", "", ""},
 		{"c2s#soft-logout", "", "Soft logout"},
 		{"c2s#mroommember", "", "m.room.member"},
 		{"c2s#put_matrixclientv3roomsroomidsendeventtypetxnid", "", "Send a message event to the given room."},
