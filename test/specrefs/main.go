@@ -4,9 +4,9 @@
 //
 //	go run ./test/specrefs [folder of the module]
 //
-// References: c2s/sendMessage (an operation), c2s/m.room.create (an event type), c2s#soft-logout (a section),
-// rooms/v11#authorisation-rules 4.3.3
-// (a rule, counted as the rendered page counts), appendices#server-name, modules/push#push-rules, msc4186.
+// References: c2s/sendMessage (an operation), c2s/m.room.create (an event type), c2s#soft-logout (a
+// section), rooms/v11#authorisation-rules 4.3.3 (a rule, counted as the rendered page counts),
+// appendices#server-name, modules/push#push-rules, msc4186.
 // In tests also spec(t, "rooms/v11#authorisation-rules", "4.3.3").
 package main
 
