@@ -1,0 +1,165 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"chancery/config"
+)
+
+// tell runs the command and gives its exit code and what it wrote.
+func tell(t *testing.T, in string, args ...string) (code int, out, errs string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	code = run(t.Context(), args, terminal{in: strings.NewReader(in), out: &o, err: &e})
+	return code, o.String(), e.String()
+}
+
+func TestBadUsageExitsWithTwo(t *testing.T) {
+	for _, args := range [][]string{{}, {"dance"}, {"serve", "--what"}, {"serve", "now"}, {"serve", "--only", "clientapi,cooking"},
+		{"config"}, {"config", "check"}, {"user"}, {"user", "create"}, {"user", "create", "a", "b"}, {"version", "x"}, {"serve", "--server-name", "no name"}} {
+		code, _, errs := tell(t, "", args...)
+		if code != exitUsage || errs == "" {
+			t.Errorf("%q: exit %d, %q", args, code, errs)
+		}
+	}
+}
+
+func TestConfigCheckTellsEveryFault(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(file, []byte("server_name: a b\nlog: {level: loud}\nnew: 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, errs := tell(t, "", "config", "check", file)
+	if code != exitUsage || strings.Count(errs, "\n") != 3 || !strings.Contains(errs, "c.yaml:1:") || !strings.Contains(errs, "c.yaml:2:") || !strings.Contains(errs, "c.yaml:3:") {
+		t.Fatalf("exit %d\n%s", code, errs)
+	}
+}
+
+func TestPrintedConfigIsGood(t *testing.T) {
+	code, out, errs := tell(t, "", "config", "print")
+	if code != exitDone || errs != "" {
+		t.Fatalf("exit %d %s", code, errs)
+	}
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(file, []byte(out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := tell(t, "", "config", "check", file); code != exitDone {
+		t.Fatalf("exit %d %s", code, errs)
+	}
+}
+
+func TestVersionAndHelp(t *testing.T) {
+	if code, out, _ := tell(t, "", "version"); code != 0 || !strings.HasPrefix(out, "chancery ") {
+		t.Errorf("%d %q", code, out)
+	}
+	for _, args := range [][]string{{"help"}, {"--help"}, {"serve", "--help"}} {
+		if code, out, _ := tell(t, "", args...); code != 0 || !strings.Contains(out, "chancery serve") {
+			t.Errorf("%q: %d %q", args, code, out)
+		}
+	}
+}
+
+func TestPasswordComesFromStandardInput(t *testing.T) {
+	got, err := readPassword(terminal{in: strings.NewReader("correct horse \r\nmore")})
+	if err != nil || got != "correct horse " {
+		t.Fatalf("%q %v", got, err)
+	}
+	if _, err := readPassword(terminal{in: strings.NewReader("\n")}); err == nil {
+		t.Fatal("an empty password was taken")
+	}
+}
+
+// A server that was told to start answers /versions and /health, and a signal ends it.
+func TestServeUntilToldToStop(t *testing.T) {
+	address := freeAddress(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan int)
+	var errs bytes.Buffer
+	go func() {
+		done <- run(ctx, []string{"serve", "--data", t.TempDir(), "--only", "clientapi"},
+			terminal{in: strings.NewReader(""), out: io.Discard, err: &errs, environ: []string{"CHANCERY_CLIENT_LISTEN=" + address, "CHANCERY_LOG_FORMAT=json"}})
+	}()
+	for _, path := range []string{"/_matrix/client/versions", "/health", "/.well-known/matrix/client"} {
+		if status := poll(t, "http://"+address+path); status != 200 {
+			t.Errorf("%s: %d", path, status)
+		}
+	}
+	cancel()
+	select {
+	case code := <-done:
+		if code != exitDone {
+			t.Fatalf("exit %d: %s", code, errs.String())
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("it did not stop within 5 s")
+	}
+	for _, line := range strings.Split(strings.TrimSpace(errs.String()), "\n") {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("a line of the log is no JSON: %q", line)
+		}
+	}
+}
+
+func TestTakenPortIsSaidInOneSentence(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, err = listen("client", []string{freeAddress(t), l.Addr().String()})
+	want := fmt.Sprintf("the client listener cannot have %s: another process listens there", l.Addr())
+	if err == nil || err.Error() != want {
+		t.Fatalf("got %v, want %s", err, want)
+	}
+}
+
+func TestLowPasswordCostIsWarnedOf(t *testing.T) {
+	cfg := config.Default()
+	cfg.Passwords.Cost = "low"
+	cfg.Client.Listen = []string{"127.0.0.1:0"}
+	var errs bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := serve(ctx, cfg, []string{"clientapi"}, newLog(cfg.Log, &errs)); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(errs.String(), "passwords.cost") {
+		t.Fatalf("no warning: %s", errs.String())
+	}
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func poll(t *testing.T, url string) int {
+	t.Helper()
+	for range 200 {
+		resp, err := http.Get(url)
+		if err == nil {
+			resp.Body.Close()
+			return resp.StatusCode
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s does not answer", url)
+	return 0
+}

