@@ -1,8 +1,6 @@
 package auth
 
 import (
-	"strings"
-
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
 
@@ -10,8 +8,7 @@ import (
 )
 
 // Contents are read property by property and byte for byte: decoding into a struct would take
-// "Membership" for "membership". Where a key stands twice the last one counts, as for the
-// servers that read the event into a map.
+// "Membership" for "membership". No object of an event has a key twice: canonical JSON refuses it.
 
 // property is one property of an event's content.
 func property(ev *event.Event, name string) (gjson.Result, bool) {
@@ -27,6 +24,7 @@ func entry(object gjson.Result, name string) (value gjson.Result) {
 	object.ForEach(func(key, v gjson.Result) bool {
 		if key.Str == name {
 			value = v
+			return false
 		}
 		return true
 	})
@@ -64,7 +62,7 @@ func parseMember(content []byte) *memberContent {
 // JoinRule is the join rule that an m.room.join_rules event sets. A room without one is joined
 // by invitation; a rule that is no string lets nobody in.
 //
-// spec: c2s/m.room.join_rules
+// spec: c2s#mroomjoin_rules
 func JoinRule(ev *event.Event) string {
 	if ev == nil {
 		return "invite"
@@ -78,7 +76,7 @@ func JoinRule(ev *event.Event) string {
 
 // AllowRooms lists the rooms whose members may join by the rule restricted or knock_restricted.
 //
-// spec: c2s/m.room.join_rules
+// spec: c2s#mroomjoin_rules
 func AllowRooms(ev *event.Event) []id.RoomID {
 	if ev == nil {
 		return nil
@@ -117,50 +115,4 @@ func JoinAuthorisedVia(ev *event.Event) id.UserID {
 	return id.UserID(user.Str)
 }
 
-// server is the server of a user; empty if the ID has none.
-func server(user id.UserID) string {
-	_, server, _ := strings.Cut(string(user), ":")
-	return server
-}
-
-// validUserID accepts historical localparts: any characters but ":" and NUL, also none.
-//
-// spec: appendices#historical-user-ids
-func validUserID(user string) bool {
-	if len(user) > 255 || !strings.HasPrefix(user, "@") {
-		return false
-	}
-	localpart, server, found := strings.Cut(user[1:], ":")
-	return found && !strings.Contains(localpart, "\x00") && validServerName(server)
-}
-
-// spec: appendices#server-name
-func validServerName(name string) bool {
-	host, port := name, ""
-	if i := strings.LastIndexByte(name, ':'); i >= 0 && !strings.HasSuffix(name, "]") {
-		host, port = name[:i], name[i+1:]
-		if len(port) < 1 || len(port) > 5 || !onlyBytes(port, isDigit) {
-			return false
-		}
-	}
-	if inner, ok := strings.CutPrefix(host, "["); ok {
-		inner, ok = strings.CutSuffix(inner, "]")
-		return ok && len(inner) >= 2 && len(inner) <= 45 && onlyBytes(inner, func(c byte) bool {
-			return isDigit(c) || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F' || c == ':' || c == '.'
-		})
-	}
-	return host != "" && onlyBytes(host, func(c byte) bool {
-		return isDigit(c) || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '-' || c == '.'
-	})
-}
-
-func isDigit(c byte) bool { return c >= '0' && c <= '9' }
-
-func onlyBytes(s string, is func(byte) bool) bool {
-	for i := range len(s) {
-		if !is(s[i]) {
-			return false
-		}
-	}
-	return true
-}
+func server(user id.UserID) string { return event.Domain(string(user)) }

@@ -2,7 +2,6 @@ package auth
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
@@ -57,7 +56,7 @@ func Creators(create *event.Event) []id.UserID {
 
 // RoomVersion is the version that a create event names; without one it is version 1.
 //
-// spec: c2s/m.room.create
+// spec: c2s#mroomcreate
 func RoomVersion(create *event.Event) string {
 	version, ok := property(create, "room_version")
 	if !ok {
@@ -76,8 +75,8 @@ func createIsFirst(q *question) answer {
 
 // spec: rooms/v11#authorisation-rules 1.2
 func createIsInSendersRoom(q *question) answer {
-	_, domain, ok := strings.Cut(string(q.ev.RoomID()), ":")
-	if !ok || domain != server(q.ev.Sender()) {
+	domain := event.Domain(string(q.ev.RoomID()))
+	if domain == "" || domain != server(q.ev.Sender()) {
 		return reject("the room ID is not of the sender's server")
 	}
 	return next
@@ -117,7 +116,7 @@ func additionalCreatorsAreUsers(q *question) answer {
 	if !ok {
 		return next
 	}
-	isUser := func(u gjson.Result) bool { return u.Type == gjson.String && validUserID(u.Str) }
+	isUser := func(u gjson.Result) bool { return u.Type == gjson.String && event.ValidUserID(u.Str) }
 	if !additional.IsArray() || !all(additional.Array(), isUser) {
 		return reject("additional_creators is not an array of user IDs")
 	}

@@ -77,6 +77,7 @@ func parseLevels(ev *event.Event) *levels {
 
 func (l *levels) readNamed(v *event.Version, i named, value gjson.Result, number func(gjson.Result) (int64, error)) {
 	if value.Type == gjson.Null && !v.IntegerPowerLevels {
+		l.has[i] = false
 		return // up to version 9 no rule forbids it, and there is no number in it
 	}
 	n, err := number(value)
@@ -101,7 +102,7 @@ func (l *levels) readEntries(v *event.Version, i entries, value gjson.Result, nu
 	}
 	l.entries[i] = make(map[string]int64)
 	value.ForEach(func(key, value gjson.Result) bool {
-		if i == users && !validUserID(key.Str) {
+		if i == users && !event.ValidUserID(key.Str) {
 			*fault = "a key of users is not a user ID"
 			return true
 		}

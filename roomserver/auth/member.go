@@ -5,6 +5,8 @@ import (
 
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
+
+	"chancery/roomserver/event"
 )
 
 // content is the content of the m.room.member event that is asked about.
@@ -42,7 +44,7 @@ func namesAuthoriser(q *question) bool { return q.content().authoriser.Exists() 
 // spec: rooms/v8#authorisation-rules 4.2.1
 // spec: s2s#checks-performed-on-receipt-of-a-pdu 2
 func signedByAuthoriser(q *question) answer {
-	if via := q.content().authoriser; via.Type != gjson.String || !validUserID(via.Str) {
+	if via := q.content().authoriser; via.Type != gjson.String || !event.ValidUserID(via.Str) {
 		return reject("join_authorised_via_users_server is not a user ID")
 	}
 	return next

@@ -3,8 +3,6 @@ package auth
 import (
 	"strings"
 
-	"maunium.net/go/mautrix/id"
-
 	"chancery/roomserver/event"
 )
 
@@ -67,16 +65,10 @@ func mayRedact(q *question) answer {
 
 // spec: rooms/v1#authorisation-rules 11.2
 func redactsOwn(q *question) answer {
-	if eventServer(q.ev.ID()) == eventServer(q.ev.Redacts()) {
+	if event.Domain(string(q.ev.ID())) == event.Domain(string(q.ev.Redacts())) {
 		return allow
 	}
 	return next
-}
-
-// eventServer is the server in an event ID of room versions 1 and 2.
-func eventServer(ev id.EventID) string {
-	_, server, _ := strings.Cut(string(ev), ":")
-	return server
 }
 
 // CanRedact says whether an accepted redaction takes effect on its target, given the power

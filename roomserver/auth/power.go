@@ -49,7 +49,7 @@ func (a Level) String() string {
 
 // PowerLevels are the levels of a room with the defaults filled in.
 //
-// spec: c2s/m.room.power_levels
+// spec: c2s#mroompower_levels
 type PowerLevels struct {
 	room       *room
 	privileged bool
@@ -116,7 +116,7 @@ func (p PowerLevels) ForEvent(typ string, isState bool) Level {
 
 // Notification is the level required to notify, such as by "room" everybody in it.
 //
-// spec: c2s/m.room.power_levels
+// spec: c2s#mroompower_levels
 func (p PowerLevels) Notification(name string) Level {
 	if p.levels != nil {
 		if n, ok := p.levels.entries[notifications][name]; ok {

@@ -149,7 +149,7 @@ func unsignedForm(signed gjson.Result) []byte {
 
 // decodeBase64 takes both alphabets, with and without padding.
 //
-// spec: c2s/m.room.third_party_invite
+// spec: c2s#mroomthird_party_invite
 func decodeBase64(value gjson.Result, size int) ([]byte, bool) {
 	if value.Type != gjson.String {
 		return nil, false

@@ -6,8 +6,6 @@
 package visibility
 
 import (
-	"strings"
-
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
 
@@ -36,8 +34,9 @@ func Of(ev *event.Event) string {
 func visibilityIn(ev *event.Event) string {
 	value := ""
 	gjson.ParseBytes(ev.Content()).ForEach(func(key, v gjson.Result) bool {
-		if key.Str == "history_visibility" { // the last one counts where there are two
+		if key.Str == "history_visibility" {
 			value = v.Str
+			return false
 		}
 		return true
 	})
@@ -111,6 +110,6 @@ func Server(ev *event.Event, before, server string, viewers []Viewer) bool {
 }
 
 func of(user id.UserID, server string) bool {
-	_, domain, _ := strings.Cut(string(user), ":")
+	domain := event.Domain(string(user))
 	return domain != "" && domain == server
 }
