@@ -65,7 +65,6 @@ func Build(v *Version, p Proto, server string, keyID string, key ed25519.Private
 	if v.EventIDFormat == IDFromSender {
 		add("event_id", str("$"+rand.Text()+":"+server))
 	}
-	hashes := len(top)
 	add("hashes", []byte("{}"))
 	add("origin_server_ts", num(now.UnixMilli()))
 	add("prev_events", refs(p.PrevEvents))
@@ -76,28 +75,13 @@ func Build(v *Version, p Proto, server string, keyID string, key ed25519.Private
 		add("room_id", str(string(p.RoomID)))
 	}
 	add("sender", str(string(p.Sender)))
-	signatures := len(top)
 	add("signatures", []byte("{}"))
 	if p.StateKey != nil {
 		add("state_key", str(*p.StateKey))
 	}
 	add("type", str(p.Type))
 
-	buf := top.append(make([]byte, 0, len(content)+1024), "hashes", "signatures")
-	sum := sha256.Sum256(buf)
-	top[hashes].val = value(func(b []byte) []byte {
-		b = append(b, `{"sha256":"`...)
-		return append(base64.RawStdEncoding.AppendEncode(b, sum[:]), `"}`...)
-	})
-	buf = v.redact(top, p.Type).append(buf[:0], "signatures")
-	reference := sha256.Sum256(buf)
-	signature := ed25519.Sign(key, buf)
-	top[signatures].val = value(func(b []byte) []byte {
-		b = append(appendString(append(b, '{'), server), ':', '{')
-		b = append(appendString(b, keyID), `:"`...)
-		return append(base64.RawStdEncoding.AppendEncode(b, signature), `"}}`...)
-	})
-	raw := bytes.Clone(top.append(buf[:0])) // buf is larger than the event
+	raw, reference := v.seal(top, p.Type, server, keyID, key)
 	if len(raw) > maxSize {
 		return nil, chancery.TooLarge("the event is larger than %d bytes", maxSize)
 	}
@@ -112,6 +96,25 @@ func Build(v *Version, p Proto, server string, keyID string, key ed25519.Private
 		e.roomID = roomOfCreate(e.id)
 	}
 	return e, nil
+}
+
+// seal hashes and signs: it replaces the values of hashes and signatures in top and gives
+// the whole event with its reference hash.
+//
+// spec: s2s#adding-hashes-and-signatures-to-outgoing-events
+func (v *Version) seal(top object, typ, server, keyID string, key ed25519.PrivateKey) ([]byte, [32]byte) {
+	buf := top.append(make([]byte, 0, 2048), "hashes", "signatures", "unsigned")
+	sum := sha256.Sum256(buf)
+	hashes := base64.RawStdEncoding.AppendEncode([]byte(`{"sha256":"`), sum[:])
+	top.set("hashes", append(hashes, `"}`...))
+
+	buf = v.redact(top, typ).append(buf[:0], "signatures", "unsigned")
+	reference := sha256.Sum256(buf)
+	signature := append(appendString([]byte{'{'}, server), ':', '{')
+	signature = append(appendString(signature, keyID), `:"`...)
+	signature = base64.RawStdEncoding.AppendEncode(signature, ed25519.Sign(key, buf))
+	top.set("signatures", append(signature, `"}}`...))
+	return bytes.Clone(top.append(buf[:0])), reference // buf is larger than the event
 }
 
 func (v *Version) buildContent(p Proto) ([]byte, error) {

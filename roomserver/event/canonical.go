@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -377,18 +376,27 @@ func (e *encoder) digits() bool {
 
 // exponentInteger gives the value of a number such as 1e10 when it is an integer in range.
 func exponentInteger(s string) (int64, bool) {
-	if len(s) > 24 { // longer ones are no short form of an integer of 16 digits
+	mantissa, exponent, _ := strings.Cut(strings.ToLower(s), "e")
+	whole, fraction, _ := strings.Cut(mantissa, ".")
+	exp, err := strconv.Atoi(exponent)
+	if err != nil || exp > 30 || exp < -30 || len(mantissa) > 50 {
 		return 0, false
 	}
-	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || f > maxInteger || f < -maxInteger || f != float64(int64(f)) {
-		return 0, false
+	digits, shift := whole+fraction, exp-len(fraction)
+	if shift >= 0 {
+		digits += strings.Repeat("0", shift)
+	} else {
+		keep := max(len(digits)+shift, 0)
+		if strings.Trim(digits[keep:], "-0") != "" {
+			return 0, false
+		}
+		digits = digits[:keep]
 	}
-	exact, ok := new(big.Rat).SetString(s)
-	if !ok || !exact.IsInt() {
-		return 0, false
+	if digits == "" || digits == "-" {
+		return 0, true
 	}
-	return int64(f), true
+	v, err := strconv.ParseInt(digits, 10, 64)
+	return v, err == nil && v <= maxInteger && v >= -maxInteger
 }
 
 const hexDigits = "0123456789abcdef"

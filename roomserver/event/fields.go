@@ -96,17 +96,15 @@ func (e *Event) read(top object, trusted bool) error {
 
 // readContent extracts what the engine reads from content.
 func (e *Event) readContent() {
-	switch {
-	case e.typ == typeMember && e.isState:
+	if e.typ == typeMember && e.isState {
 		e.membership, _ = text(lookup(e.content, "membership"))
+	}
+	switch {
 	case e.typ != typeRedaction:
 		e.redacts = ""
 	case e.version.RedactsInContent:
 		s, _ := text(lookup(e.content, "redacts"))
 		e.redacts = id.EventID(s)
-	}
-	if e.typ == typeMember {
-		e.redacts = ""
 	}
 }
 

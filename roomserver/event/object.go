@@ -97,6 +97,15 @@ func (o object) get(key string) []byte {
 	return nil
 }
 
+// set replaces the value of a key that is there.
+func (o object) set(key string, val []byte) {
+	for i := range o {
+		if string(o[i].key) == key {
+			o[i].val = val
+		}
+	}
+}
+
 // lookup finds one member of a canonical JSON object.
 func lookup(raw []byte, key string) []byte {
 	var few [16]member
