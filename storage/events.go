@@ -206,6 +206,13 @@ func (tx Tx) RemoveMissing(room int64, prevID string) {
 	tx.Exec(`DELETE FROM missing_prev WHERE room = $1 AND prev_id = $2`, room, sql.Text(prevID))
 }
 
+// IsMissing says that an event of the room waits for this one.
+func (tx Tx) IsMissing(room int64, prevID string) (bool, error) {
+	var n int64
+	err := tx.QueryRow(`SELECT count(*) FROM missing_prev WHERE room = $1 AND prev_id = $2`, room, sql.Text(prevID)).Scan(&n)
+	return n > 0, err
+}
+
 // Gap is an event with a prev event that is not here.
 type Gap struct {
 	Event  int64

@@ -1,0 +1,505 @@
+package roomserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"chancery/roomserver/event"
+	"chancery/roomserver/state"
+	"chancery/storage"
+	"chancery/storage/sql"
+
+	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix/id"
+)
+
+// addition is one event on its way into storage, with all that its transaction writes.
+type addition struct {
+	*Stored
+	referenced bool
+	known      bool // an outlier, or a soft-failed event: it has a row already
+	notify     bool
+	auth       []int64 // numbers of its auth events, of state events only
+	missing    []id.EventID
+	slots      []storage.Slot
+	nodes      []state.NewNode
+	members    []storage.Member
+	notMember  []string
+	gained     []int64 // extremities
+	lost       []int64
+	txn        *storage.Transaction
+	relation   *storage.Relation
+	redacts    *redaction
+	set        *serverSet
+	facts      []storage.Fact
+	invites    []storage.Invite       // stripped invites that became real memberships are removed
+	room       storage.Room           // as it is after the event
+	moved      bool                   // the room's row changed
+	first      bool                   // the room is new
+	also       func(storage.Tx) error // what belongs to it and is not the room's
+}
+
+type redaction struct {
+	target int64
+	by     id.EventID
+	text   []byte
+}
+
+type serverSet struct {
+	nid     int64
+	servers []string
+}
+
+// additions go into storage together or not at all.
+type additions struct{ list []*addition }
+
+// how says what is known of an event that is to be added.
+type how struct {
+	before  state.Root
+	status  storage.EventStatus
+	own     bool // sent by one of our users now: the outbox sends it on
+	once    *Once
+	missing []id.EventID // prev events that are not here
+	row     *Stored      // it is in storage already, without a place
+	auth    []int64      // numbers of its auth events, when the caller knows them
+	sendTo  []string     // servers beside those in the room that must get it
+	// referenced: an event here waited for this one, so it is no open end.
+	referenced bool
+	replace    bool   // it begins the room anew: what was here before is no longer its end
+	history    *int64 // its place, for what is filled in below the newest
+}
+
+// add puts an event at the end of the room, in memory, and says what must be written. The caller
+// has authorised it. Everything here happens under the room's exclusion.
+func (r *room) add(ev *event.Event, h how) (*addition, error) {
+	a := &addition{Stored: &Stored{Event: ev, Room: r.row.NID, Before: h.before, After: h.before, Status: h.status}, missing: h.missing, referenced: h.referenced}
+	if h.row != nil {
+		a.NID, a.known = h.row.NID, true
+	} else {
+		nid, err := r.s.DB.NewEventNumber()
+		if err != nil {
+			return nil, fmt.Errorf("number the event: %w", err)
+		}
+		a.NID = nid
+	}
+	stateKey, isState := ev.StateKey()
+	if isState && h.status != storage.Rejected {
+		if err := r.addState(a, Key{ev.Type(), stateKey}); err != nil {
+			return nil, err
+		}
+	}
+	if isState && !a.known {
+		a.auth = h.auth
+		if a.auth == nil {
+			if err := r.numberAuth(a); err != nil {
+				return nil, err
+			}
+		}
+	}
+	switch {
+	case h.status != storage.Accepted:
+	case h.history != nil:
+		if err := r.placePast(a, *h.history); err != nil {
+			return nil, err
+		}
+	default:
+		if err := r.accept(a, h); err != nil {
+			return nil, err
+		}
+	}
+	a.nodes = r.array.Take()
+	a.slots, r.newSlots = append(a.slots, r.newSlots...), nil
+	a.room = r.row
+	a.moved = a.moved || len(a.nodes) > 0 || len(a.slots) > 0
+	r.pending[a.NID], r.pendingID[ev.ID()] = a.Stored, a.Stored
+	return a, nil
+}
+
+// addState makes the state after the event.
+func (r *room) addState(a *addition, k Key) error {
+	slot, isNew, err := r.takeSlot(k)
+	if err != nil {
+		return err
+	}
+	if isNew {
+		a.slots = append(a.slots, storage.Slot{Slot: slot, Type: k.Type, StateKey: k.StateKey})
+	}
+	a.After, err = r.array.Set(a.Before, map[int64]int64{slot: a.NID})
+	if err != nil {
+		return fmt.Errorf("set the state after %s: %w", a.ID(), err)
+	}
+	return nil
+}
+
+func (r *room) numberAuth(a *addition) error {
+	events, err := r.eventsByID(a.AuthEvents())
+	if err != nil {
+		return err
+	}
+	for _, v := range a.AuthEvents() {
+		if ev, ok := events[v]; ok {
+			a.auth = append(a.auth, ev.NID)
+		}
+	}
+	return nil
+}
+
+// accept gives the event its place, moves the extremities and the room's current state, and
+// says what that means for members, redactions, relations and those who listen.
+func (r *room) accept(a *addition, h how) error {
+	r.high++
+	if len(a.missing) > 0 {
+		r.high += gapRoom // what is missing below gets its place here later
+	}
+	a.Ord, a.Placed = r.high, true
+
+	was := r.row.Root
+	if !h.referenced {
+		if err := r.moveEnds(a, h.replace); err != nil {
+			return err
+		}
+	}
+	if state.Root(was) != state.Root(r.row.Root) {
+		a.moved = true
+		if err := r.moveMembers(a, state.Root(was), state.Root(r.row.Root), h); err != nil {
+			return err
+		}
+	}
+	if err := r.noteRedaction(a); err != nil {
+		return err
+	}
+	r.noteRelation(a)
+	a.notify = notifies(a.Event)
+
+	fact := storage.Fact{Kind: sql.FactEvent, Room: r.row.NID, Event: a.NID, Ord: a.Ord, Root: r.row.Root}
+	if a.Type() == "m.room.member" {
+		fact.User, _ = a.StateKey()
+	}
+	if h.own {
+		if err := r.nameServers(a, &fact, h.sendTo); err != nil {
+			return err
+		}
+	}
+	// The event's own fact comes first: what it brings about is told after it.
+	a.facts = append([]storage.Fact{fact}, a.facts...)
+	if h.once != nil {
+		a.txn = r.useTxn(a, *h.once)
+	}
+	return nil
+}
+
+// gapRoom is how many events can be filled in later at an open gap.
+const gapRoom = 1 << 20
+
+// moveEnds replaces the extremities that the event builds on by the event, and the room's current
+// state by the state resolved over all extremities.
+//
+// spec: s2s#pdus
+func (r *room) moveEnds(a *addition, replace bool) error {
+	prev := a.PrevEvents()
+	kept := make([]*Stored, 0, len(r.exts)+1)
+	for _, e := range r.exts {
+		if replace || slices.Contains(prev, e.ID()) {
+			a.lost = append(a.lost, e.NID)
+		} else {
+			kept = append(kept, e)
+		}
+	}
+	a.gained = append(a.gained, a.NID)
+	r.exts = append(kept, a.Stored)
+	roots := make([]state.Root, 0, len(r.exts))
+	for _, e := range r.exts {
+		if !slices.Contains(roots, e.After) {
+			roots = append(roots, e.After)
+		}
+	}
+	// The event itself is looked up while states are compared.
+	r.pending[a.NID], r.pendingID[a.ID()] = a.Stored, a.Stored
+	root, err := r.resolve(roots)
+	if err != nil {
+		return fmt.Errorf("resolve the state of %s: %w", r.id, err)
+	}
+	r.row.Root = int64(root)
+	return nil
+}
+
+// moveMembers follows the current state with the table of members, and tells what moved without
+// an event of its own.
+func (r *room) moveMembers(a *addition, was, is state.Root, h how) error {
+	changes, err := r.array.Diff(was, is)
+	if err != nil {
+		return err
+	}
+	slots := make([]int64, 0, len(changes))
+	nids := make([]int64, 0, 2*len(changes))
+	for _, c := range changes {
+		slots = append(slots, c.Slot)
+		nids = append(nids, c.Was, c.Is)
+	}
+	keys, err := r.keysOf(slots)
+	if err != nil {
+		return err
+	}
+	events, err := r.events(nids)
+	if err != nil {
+		return err
+	}
+	silent := false
+	for _, c := range changes {
+		k := keys[c.Slot]
+		byItself := c.Is == a.NID
+		if !byItself {
+			silent = true
+		}
+		if k.Type != "m.room.member" {
+			continue
+		}
+		before, after := "", ""
+		if ev := events[c.Was]; ev != nil {
+			before = ev.Membership()
+		}
+		if ev := events[c.Is]; ev != nil {
+			after = ev.Membership()
+			a.members = append(a.members, memberRow(r.row.NID, k.StateKey, ev))
+		} else {
+			a.notMember = append(a.notMember, k.StateKey)
+		}
+		r.countMember(id.UserID(k.StateKey).Homeserver(), before == "join", after == "join")
+		if !byItself {
+			a.facts = append(a.facts, storage.Fact{Kind: sql.FactState, Room: r.row.NID, Root: r.row.Root, User: k.StateKey})
+		}
+	}
+	if silent && !slices.ContainsFunc(a.facts, func(f storage.Fact) bool { return f.Kind == sql.FactState }) {
+		a.facts = append(a.facts, storage.Fact{Kind: sql.FactState, Room: r.row.NID, Root: r.row.Root})
+	}
+	return nil
+}
+
+func memberRow(room int64, user string, ev *Stored) storage.Member {
+	content := gjson.ParseBytes(ev.Content())
+	return storage.Member{Room: room, User: user, Server: id.UserID(user).Homeserver(), Membership: ev.Membership(),
+		Event: ev.NID, DisplayName: text(content.Get("displayname")), AvatarURL: text(content.Get("avatar_url"))}
+}
+
+func text(v gjson.Result) string {
+	if v.Type == gjson.String {
+		return v.Str
+	}
+	return ""
+}
+
+// countMember keeps the number of joined members of each server; a server that comes or goes
+// makes the stored set stale.
+func (r *room) countMember(server string, before, after bool) {
+	switch {
+	case !before && after:
+		r.servers[server]++
+		if r.servers[server] == 1 {
+			r.set = 0
+		}
+	case before && !after:
+		r.servers[server]--
+		if r.servers[server] <= 0 {
+			delete(r.servers, server)
+			r.set = 0
+		}
+	}
+}
+
+// Extra members of an own event's fact.
+type ownEvent struct {
+	Set  int64    `json:"set"`            // the server set it goes to
+	Also []string `json:"also,omitempty"` // and servers that it just put out, or that must hear of it
+}
+
+// nameServers says in the fact who gets an own event: the servers in the state before or after it.
+func (r *room) nameServers(a *addition, fact *storage.Fact, sendTo []string) error {
+	if r.set == 0 {
+		servers := make([]string, 0, len(r.servers))
+		for s := range r.servers {
+			if s != r.s.ServerName {
+				servers = append(servers, s)
+			}
+		}
+		slices.Sort(servers)
+		nid, err := r.s.DB.NewServerSetNumber()
+		if err != nil {
+			return err
+		}
+		r.set = nid
+		a.set = &serverSet{nid, servers}
+	}
+	own := ownEvent{Set: r.set}
+	if a.Type() == "m.room.member" {
+		key, _ := a.StateKey()
+		if s := id.UserID(key).Homeserver(); s != r.s.ServerName && r.servers[s] == 0 && a.Membership() != "invite" && a.Membership() != "knock" {
+			own.Also = append(own.Also, s)
+		}
+	}
+	for _, s := range sendTo {
+		if s != r.s.ServerName && r.servers[s] == 0 && !slices.Contains(own.Also, s) {
+			own.Also = append(own.Also, s)
+		}
+	}
+	extra, err := json.Marshal(own)
+	fact.Extra = string(extra)
+	return err
+}
+
+// noteRelation finds what the event relates to.
+//
+// spec: c2s#forming-relationships-between-events
+func (r *room) noteRelation(a *addition) {
+	if _, isState := a.StateKey(); isState {
+		return
+	}
+	rel := gjson.GetBytes(a.Content(), `m\.relates_to`)
+	target, relType := text(rel.Get("event_id")), text(rel.Get("rel_type"))
+	if target == "" || relType == "" || len(target) > 255 || len(relType) > 255 {
+		return
+	}
+	a.relation = &storage.Relation{Room: r.row.NID, Event: a.NID, Target: target, RelType: relType,
+		Type: a.Type(), Sender: string(a.Sender()), Key: text(rel.Get("key"))}
+}
+
+// submit hands the additions to storage: together or not at all, in order with the room's other commits.
+func (r *room) submit(list ...*addition) {
+	r.commit(&additions{list}, func(tx storage.Tx) error {
+		for _, a := range list {
+			if err := a.write(tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// commit submits one function of the room. When it fails, everything submitted after it fails too and the
+// room is read again before it is used.
+func (r *room) commit(all *additions, write func(storage.Tx) error) {
+	r.inFlight.Add(1)
+	p := r.s.DB.Submit(r.key(), func(tx storage.Tx) error {
+		if failed := r.broken.Load(); failed != nil {
+			return fmt.Errorf("an earlier event of the room was not stored: %w", *failed)
+		}
+		return write(tx)
+	}, func(err error) {
+		r.broken.CompareAndSwap(nil, &err)
+	})
+	r.waits = append(r.waits, p)
+	go func() {
+		defer r.inFlight.Add(-1)
+		<-p.Done()
+		if p.Err() != nil {
+			return
+		}
+		r.doneMu.Lock()
+		r.done = append(r.done, all)
+		r.doneMu.Unlock()
+		for _, a := range all.list {
+			if a.redacts != nil {
+				r.s.Reader.Forget(a.redacts.target)
+			}
+		}
+	}()
+}
+
+func (r *room) key() []string { return []string{"room:" + strconv.FormatInt(r.row.NID, 10)} }
+
+// write is the event's part of the transaction. It only queues statements.
+func (a *addition) write(tx storage.Tx) error {
+	if a.first {
+		tx.InsertRoom(a.room)
+	} else if a.moved {
+		tx.UpdateRoom(a.room)
+	}
+	row := a.Stored.row(a.notify)
+	if a.known {
+		tx.PlaceEvent(row)
+	} else {
+		tx.InsertEvent(row)
+		tx.InsertAuth(a.NID, a.auth)
+	}
+	for _, s := range a.slots {
+		tx.InsertSlot(a.Room, s)
+	}
+	for _, n := range a.nodes {
+		tx.InsertStateNode(a.Room, n.ID, n.Data)
+	}
+	for _, n := range a.lost {
+		tx.RemoveExtremity(a.Room, n)
+	}
+	for _, n := range a.gained {
+		tx.AddExtremity(a.Room, n)
+	}
+	if a.referenced {
+		tx.RemoveMissing(a.Room, string(a.ID()))
+	}
+	for _, v := range a.missing {
+		tx.AddMissing(a.Room, a.NID, string(v))
+	}
+	for _, m := range a.members {
+		tx.SetMember(m)
+	}
+	for _, u := range a.notMember {
+		tx.DeleteMember(a.Room, u)
+	}
+	for _, v := range a.invites {
+		tx.DeleteInvite(v.User, v.RoomID)
+	}
+	if a.txn != nil {
+		tx.InsertTransaction(*a.txn)
+	}
+	if a.relation != nil {
+		tx.InsertRelation(*a.relation)
+	}
+	if a.redacts != nil {
+		tx.RedactEvent(a.redacts.target, string(a.redacts.by), a.redacts.text)
+		tx.DeleteRelation(a.redacts.target)
+	}
+	if a.Placed && a.Redacts() != "" {
+		tx.InsertRedaction(a.Room, string(a.Redacts()), string(a.ID()), a.NID)
+	}
+	if a.set != nil {
+		if err := tx.InsertServerSet(a.set.nid, a.Room, a.set.servers); err != nil {
+			return err
+		}
+	}
+	for _, f := range a.facts {
+		tx.Announce(f)
+	}
+	if a.also != nil {
+		return a.also(tx)
+	}
+	return nil
+}
+
+// row gives the event as storage keeps it.
+func (s *Stored) row(notify bool) *storage.Event {
+	v := &storage.Event{NID: s.NID, Room: s.Room, ID: string(s.ID()), Type: s.Type(), Sender: string(s.Sender()),
+		Depth: s.Depth(), TS: s.OriginServerTS(), Status: s.Status, RootBefore: int64(s.Before), RootAfter: int64(s.After),
+		Notify: notify, RedactedBy: string(s.RedactedBy), JSON: s.JSON()}
+	if key, ok := s.StateKey(); ok {
+		v.StateKey = &key
+	}
+	if s.Placed {
+		ord := s.Ord
+		v.Ord = &ord
+	}
+	return v
+}
+
+// notifies says whether the default push rules notify of the event: an ordinary or an encrypted message.
+//
+// spec: c2s#default-underride-rules
+func notifies(ev *event.Event) bool {
+	switch ev.Type() {
+	case "m.room.message", "m.room.encrypted":
+		_, isState := ev.StateKey()
+		return !isState && gjson.GetBytes(ev.Content(), "msgtype").Str != "m.notice" &&
+			gjson.GetBytes(ev.Content(), `m\.relates_to.rel_type`).Str != "m.replace"
+	}
+	return false
+}

@@ -1,0 +1,109 @@
+package roomserver
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"time"
+
+	"chancery"
+	"chancery/roomserver/event"
+	"chancery/roomserver/state"
+	"chancery/storage"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// Create is a new room.
+type Create struct {
+	Creator id.UserID
+	Version string
+	Content []byte     // of m.room.create
+	Events  []NewEvent // what follows it, beginning with the creator's join; Room and Sender are filled in
+	// Also runs in the transaction that makes the room: its alias, its place in the directory.
+	Also func(storage.Tx, id.RoomID) error
+}
+
+// CreateRoom makes a room with its first events: all of them or none.
+//
+// spec: c2s/createRoom
+func (s *Server) CreateRoom(ctx context.Context, c Create) (id.RoomID, error) {
+	version, ok := event.Lookup(c.Version)
+	if !ok {
+		return "", chancery.Errorf(400, chancery.CodeUnsupportedRoomVersion, "this server does not know room version %q", c.Version)
+	}
+	p := event.Proto{Sender: c.Creator, Type: "m.room.create", StateKey: new(string), Content: c.Content, Depth: 1}
+	if !version.RoomIDIsCreateHash {
+		p.RoomID = id.RoomID("!" + randomText(18) + ":" + s.ServerName)
+	}
+	// From version 12 on the room ID is the hash of the create event: that comes first.
+	create, err := event.Build(version, p, s.ServerName, s.KeyID, s.Key, time.Now())
+	if err != nil {
+		return "", err
+	}
+	nid, err := s.DB.NewRoomNumber()
+	if err != nil {
+		return "", fmt.Errorf("number the room: %w", err)
+	}
+	r := newRoom(s, create.RoomID())
+	r.turn <- struct{}{}
+	s.mu.Lock()
+	s.rooms[r.id] = r
+	s.mu.Unlock()
+	waits, err := r.begin(ctx, nid, version, create, c)
+	if err != nil {
+		s.forgetHandle(r)
+	}
+	<-r.turn
+	for _, w := range waits {
+		if err := w.Wait(ctx); err != nil {
+			return "", commitFailed(err)
+		}
+	}
+	return r.id, err
+}
+
+func (r *room) begin(ctx context.Context, nid int64, version *event.Version, create *event.Event, c Create) ([]waiter, error) {
+	r.ctx, r.used = context.WithoutCancel(ctx), time.Now()
+	r.reset(storage.Room{NID: nid, ID: string(r.id), Version: version.Name}, version)
+	if err := checkAlone(create); err != nil {
+		return nil, err
+	}
+	first, err := r.add(create, how{before: state.Root(0), own: true})
+	if err != nil {
+		return nil, err
+	}
+	list := []*addition{first}
+	for _, n := range c.Events {
+		n.Room, n.Sender = r.id, c.Creator
+		a, err := r.make(n, how{own: true})
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, a)
+	}
+	// One row for the room, as it is after all of them.
+	first.first, first.room = true, r.row
+	for _, a := range list[1:] {
+		a.moved = false
+	}
+	if c.Also != nil {
+		first.also = func(tx storage.Tx) error { return c.Also(tx, r.id) }
+	}
+	r.submit(list...)
+	waits := make([]waiter, 0, len(r.waits))
+	for _, w := range r.waits {
+		waits = append(waits, w)
+	}
+	r.waits = nil
+	return waits, nil
+}
+
+type waiter interface{ Wait(context.Context) error }
+
+func randomText(bytes int) string {
+	b := make([]byte, bytes)
+	rand.Read(b) // never fails: crypto/rand ends the program instead
+	return base64.RawURLEncoding.EncodeToString(b)
+}

@@ -1,0 +1,266 @@
+package roomserver
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"chancery/roomserver/event"
+	"chancery/storage"
+	"chancery/storage/sql"
+
+	"go.uber.org/zap"
+	"maunium.net/go/mautrix/id"
+)
+
+// fills lets the same work be done once at a time: who comes second waits for the first.
+type fills struct {
+	mu      sync.Mutex // guards running; a leaf
+	running map[string]*fill
+}
+
+type fill struct {
+	done chan struct{}
+	err  error
+}
+
+func newFills() *fills { return &fills{running: map[string]*fill{}} }
+
+func (f *fills) once(key string, do func() error) error {
+	f.mu.Lock()
+	if w, ok := f.running[key]; ok {
+		f.mu.Unlock()
+		<-w.done
+		return w.err
+	}
+	w := &fill{done: make(chan struct{})}
+	f.running[key] = w
+	f.mu.Unlock()
+	w.err = do()
+	f.mu.Lock()
+	delete(f.running, key)
+	f.mu.Unlock()
+	close(w.done)
+	return w.err
+}
+
+// How many servers are asked for history before we give up.
+const maxAsked = 5
+
+// Backfill asks other servers for what lies below the highest open gap at or under an order. It says
+// whether anything came.
+//
+// spec: s2s#backfilling-and-retrieving-missing-events
+func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, limit int) (came bool, err error) {
+	err = s.fills.once("backfill "+string(roomID), func() error {
+		gap, servers, err := s.gapUnder(ctx, roomID, under)
+		if err != nil || gap == nil {
+			return err
+		}
+		for _, server := range servers[:min(len(servers), maxAsked)] {
+			events, err := s.askBackfill(ctx, server, roomID, gap.ids, limit)
+			if err != nil {
+				s.Log.Debug("backfill failed", zap.String("server", server), zap.Error(err))
+				continue
+			}
+			n, err := s.placeHistory(ctx, server, roomID, gap, events)
+			if err != nil {
+				s.Log.Info("could not place history", zap.String("room", string(roomID)), zap.Error(err))
+				continue
+			}
+			if n > 0 {
+				came = true
+				return nil
+			}
+		}
+		return nil
+	})
+	return came, err
+}
+
+// openGap is a place in the room's history where prev events are missing.
+type openGap struct {
+	event   int64
+	ord     int64
+	ids     []id.EventID // the events that are there, whose prev events are missing
+	missing []id.EventID
+}
+
+func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (gap *openGap, servers []string, err error) {
+	err = s.in(ctx, roomID, func(r *room) error {
+		for server := range r.servers {
+			if server != s.ServerName {
+				servers = append(servers, server)
+			}
+		}
+		return r.read(func(tx storage.Tx) error {
+			gaps, err := tx.Gaps(r.row.NID)
+			for _, g := range gaps {
+				if g.Ord > under {
+					continue
+				}
+				if gap == nil {
+					gap = &openGap{event: g.Event, ord: g.Ord, ids: []id.EventID{id.EventID(g.ID)}}
+				}
+				if g.Event == gap.event {
+					gap.missing = append(gap.missing, id.EventID(g.PrevID))
+				}
+			}
+			return err
+		})
+	})
+	return gap, servers, err
+}
+
+// placeHistory stores backfilled events below the gap's event, newest first, and moves the gap to the
+// oldest of them. The state before the oldest is asked for; the others follow from it.
+func (s *Server) placeHistory(ctx context.Context, server string, roomID id.RoomID, gap *openGap, events []*event.Event) (int, error) {
+	events = s.verified(ctx, events, nil)
+	chain := belowGap(gap, events)
+	if len(chain) == 0 {
+		return 0, nil
+	}
+	// Oldest first: each one's state is that after its prev events.
+	slices.Reverse(chain)
+	placed := 0
+	ord := gap.ord - int64(len(chain))
+	for i, ev := range chain {
+		at := ord + int64(i)
+		err := s.takeHistory(ctx, server, roomID, ev, at)
+		if err != nil {
+			s.Log.Info("could not take an event of the past", zap.String("event", string(ev.ID())), zap.Error(err))
+			continue
+		}
+		placed++
+	}
+	if placed == 0 {
+		return 0, nil
+	}
+	return placed, s.closeGap(ctx, roomID, gap)
+}
+
+// belowGap sorts what was sent so that every event comes after those that build on it: newest first. What
+// does not hang below the gap is left out.
+func belowGap(gap *openGap, events []*event.Event) []*event.Event {
+	byID := make(map[id.EventID]*event.Event, len(events))
+	for _, ev := range events {
+		byID[ev.ID()] = ev
+	}
+	reach := map[id.EventID]bool{}
+	var walk []id.EventID
+	walk = append(walk, gap.missing...)
+	var out []*event.Event
+	for len(walk) > 0 {
+		v := walk[0]
+		walk = walk[1:]
+		ev := byID[v]
+		if ev == nil || reach[v] {
+			continue
+		}
+		reach[v] = true
+		out = append(out, ev)
+		walk = append(walk, ev.PrevEvents()...)
+	}
+	slices.SortStableFunc(out, func(x, y *event.Event) int {
+		if x.Depth() != y.Depth() {
+			return int(min(max(y.Depth()-x.Depth(), -1), 1))
+		}
+		return int(min(max(y.OriginServerTS()-x.OriginServerTS(), -1), 1))
+	})
+	return out
+}
+
+// takeHistory is take for an event of the past: it gets a place in the gap and moves nothing.
+func (s *Server) takeHistory(ctx context.Context, server string, roomID id.RoomID, ev *event.Event, at int64) error {
+	if err := s.in(ctx, roomID, func(r *room) error { return r.takeHistory(ev, at, nil) }); err == nil {
+		return nil
+	} else if _, ok := err.(*needs); !ok {
+		return err
+	}
+	g, err := s.fetchState(ctx, server, roomID, ev)
+	if err != nil {
+		return err
+	}
+	return s.in(ctx, roomID, func(r *room) error { return r.takeHistory(ev, at, g) })
+}
+
+func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
+	known, err := r.eventsByID([]id.EventID{ev.ID()})
+	if err != nil {
+		return err
+	}
+	before := known[ev.ID()]
+	if before != nil && before.Status != storage.Outlier {
+		return nil
+	}
+	h := how{row: before, history: &at}
+	n := &needs{}
+	prev, err := r.prevOf(ev, n)
+	if err != nil {
+		return err
+	}
+	if len(n.prev) > 0 && g == nil {
+		return n
+	}
+	if g != nil {
+		if err := r.addOutliers(append(slices.Clone(g.chain), g.state...)); err != nil {
+			return err
+		}
+	}
+	auths, err := r.authOf(ev, n)
+	if err != nil {
+		return err
+	}
+	if len(n.auth) > 0 {
+		return n
+	}
+	if g != nil {
+		h.before, err = r.rootOf(g.state)
+		h.missing = n.prev
+	} else {
+		h.before, err = r.resolve(rootsAfter(prev))
+	}
+	if err != nil {
+		return err
+	}
+	if h.status, err = r.judgePast(ev, h.before, auths); err != nil {
+		return err
+	}
+	a, err := r.add(ev, h)
+	if err != nil {
+		return err
+	}
+	r.submit(a)
+	return nil
+}
+
+// closeGap ends the waiting of the gap's event for prev events that have come.
+func (s *Server) closeGap(ctx context.Context, roomID id.RoomID, gap *openGap) error {
+	return s.in(ctx, roomID, func(r *room) error {
+		found, err := r.eventsByID(gap.missing)
+		if err != nil {
+			return err
+		}
+		r.commit(&additions{}, func(tx storage.Tx) error {
+			for _, v := range gap.missing {
+				if p := found[v]; p != nil && p.Status != storage.Outlier {
+					tx.RemoveMissing(r.row.NID, string(v))
+				}
+			}
+			return nil
+		})
+		return nil
+	})
+}
+
+// place gives an event of the past its place, and tells records and search of it.
+func (r *room) placePast(a *addition, at int64) error {
+	a.Ord, a.Placed = at, true
+	r.low = min(r.low, at)
+	if err := r.noteRedaction(a); err != nil {
+		return err
+	}
+	r.noteRelation(a)
+	a.facts = append([]storage.Fact{{Kind: sql.FactHistory, Room: r.row.NID, Event: a.NID, Ord: at, Root: r.row.Root}}, a.facts...)
+	return nil
+}

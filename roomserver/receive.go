@@ -1,0 +1,408 @@
+package roomserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"chancery"
+	"chancery/roomserver/auth"
+	"chancery/roomserver/event"
+	"chancery/roomserver/state"
+	"chancery/storage"
+
+	"github.com/tidwall/gjson"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"maunium.net/go/mautrix/id"
+)
+
+// Receive takes the PDUs of a transaction from another server. Each has its own result, nil when it was
+// taken, known, or kept as rejected; one bad PDU never fails another.
+//
+// spec: s2s/sendTransaction, s2s#checks-performed-on-receipt-of-a-pdu
+func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMessage) map[id.EventID]error {
+	results := &pduResults{of: make(map[id.EventID]error, len(pdus))}
+	byRoom := map[id.RoomID][]*event.Event{}
+	var order []id.RoomID
+	for _, raw := range pdus {
+		roomID := id.RoomID(gjson.GetBytes(raw, "room_id").Str)
+		version, err := s.versionOf(ctx, roomID)
+		if err != nil {
+			continue // without the room's version the event has no ID that a result could stand under
+		}
+		ev, err := event.Parse(version, raw)
+		if err != nil {
+			s.Log.Debug("refused an event that does not parse", zap.String("origin", origin), zap.Error(err))
+			continue
+		}
+		if _, ok := byRoom[roomID]; !ok {
+			order = append(order, roomID)
+		}
+		byRoom[roomID] = append(byRoom[roomID], ev)
+	}
+	var g errgroup.Group
+	g.SetLimit(4)
+	for _, roomID := range order {
+		g.Go(func() error {
+			s.receiveInRoom(ctx, origin, roomID, byRoom[roomID], results)
+			return nil
+		})
+	}
+	g.Wait() // no function fails: each event has its own result
+	return results.of
+}
+
+type pduResults struct {
+	mu sync.Mutex // guards of; a leaf
+	of map[id.EventID]error
+}
+
+func (p *pduResults) set(eventID id.EventID, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.of[eventID] = err
+}
+
+// versionOf gives the version of a room that we have.
+func (s *Server) versionOf(ctx context.Context, roomID id.RoomID) (version *event.Version, err error) {
+	s.mu.Lock()
+	r := s.rooms[roomID]
+	s.mu.Unlock()
+	if r != nil {
+		if v := r.known.Load(); v != nil {
+			return v, nil
+		}
+	}
+	err = s.DB.Read(ctx, func(tx storage.Tx) error {
+		row, ok, err := tx.Room(string(roomID))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return errUnknownRoom
+		}
+		if version, ok = event.Lookup(row.Version); !ok {
+			return fmt.Errorf("room %s has the unknown version %q", roomID, row.Version)
+		}
+		return nil
+	})
+	return version, err
+}
+
+func (s *Server) receiveInRoom(ctx context.Context, origin string, roomID id.RoomID, events []*event.Event, results *pduResults) {
+	good := s.verified(ctx, events, results)
+	if err := s.in(ctx, roomID, func(r *room) error {
+		if r.servers[s.ServerName] == 0 {
+			return chancery.Forbidden("we are not in this room")
+		}
+		return r.checkACL(origin)
+	}); err != nil {
+		for _, ev := range good {
+			results.set(ev.ID(), err)
+		}
+		return
+	}
+	for _, ev := range good {
+		err := s.receiveOne(ctx, origin, roomID, ev)
+		if err != nil {
+			s.Log.Info("could not take an event", zap.String("origin", origin), zap.String("room", string(roomID)),
+				zap.String("event", string(ev.ID())), zap.Error(err))
+		}
+		results.set(ev.ID(), err)
+	}
+}
+
+// verified checks signatures, outside any room's exclusion. What fails is dropped with its reason.
+func (s *Server) verified(ctx context.Context, events []*event.Event, results *pduResults) []*event.Event {
+	errs := s.verify(ctx, events)
+	good := make([]*event.Event, 0, len(events))
+	for i, ev := range events {
+		if errs[i] == nil {
+			good = append(good, ev)
+		} else if results != nil {
+			results.set(ev.ID(), chancery.Forbidden("the event's signature does not hold").Because(errs[i]))
+		}
+	}
+	return good
+}
+
+// needs says what must be fetched before an event can be judged.
+type needs struct {
+	prev, auth []id.EventID
+}
+
+func (n *needs) Error() string {
+	return fmt.Sprintf("%d prev events and %d auth events are missing", len(n.prev), len(n.auth))
+}
+
+// receiveOne takes an event whose signatures hold, fetching what it stands on where that is missing.
+func (s *Server) receiveOne(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) error {
+	err := s.take(ctx, roomID, ev, nil)
+	var n *needs
+	if !errors.As(err, &n) {
+		return err
+	}
+	return s.fills.once(string(ev.ID()), func() error { return s.receiveWithHelp(ctx, origin, roomID, ev) })
+}
+
+func (s *Server) receiveWithHelp(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) error {
+	missing, err := s.fetchMissing(ctx, origin, roomID, ev)
+	if err != nil {
+		s.Log.Debug("get_missing_events failed", zap.String("origin", origin), zap.Error(err))
+	}
+	for _, m := range missing {
+		if err := s.takeWithState(ctx, origin, roomID, m); err != nil {
+			s.Log.Debug("could not take a missing event", zap.String("event", string(m.ID())), zap.Error(err))
+		}
+	}
+	return s.takeWithState(ctx, origin, roomID, ev)
+}
+
+// takeWithState takes an event, asking for the state before it, or for its auth events, if need be.
+func (s *Server) takeWithState(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) error {
+	err := s.take(ctx, roomID, ev, nil)
+	var n *needs
+	if !errors.As(err, &n) {
+		return err
+	}
+	if len(n.prev) == 0 {
+		chain, err := s.fetchAuth(ctx, origin, roomID, ev)
+		if err != nil {
+			return fmt.Errorf("fetch the auth events of %s: %w", ev.ID(), err)
+		}
+		return s.take(ctx, roomID, ev, &given{chain: chain})
+	}
+	g, err := s.fetchState(ctx, origin, roomID, ev)
+	if err != nil {
+		return fmt.Errorf("fetch the state before %s: %w", ev.ID(), err)
+	}
+	return s.take(ctx, roomID, ev, g)
+}
+
+// given is what another server says of the events around one: verified, and judged again here.
+type given struct {
+	state    []*event.Event // the state before the event; nil: not asked for
+	hasState bool
+	chain    []*event.Event // auth events, of the state too
+}
+
+// take judges an event and adds it to its room.
+func (s *Server) take(ctx context.Context, roomID id.RoomID, ev *event.Event, g *given) error {
+	return s.in(ctx, roomID, func(r *room) error { return r.take(ev, g) })
+}
+
+func (r *room) take(ev *event.Event, g *given) error {
+	known, err := r.eventsByID([]id.EventID{ev.ID()})
+	if err != nil {
+		return err
+	}
+	before, isKnown := known[ev.ID()]
+	if isKnown && before.Status != storage.Outlier {
+		return nil
+	}
+	h := how{}
+	if isKnown {
+		h.row = before
+	}
+	n := &needs{}
+	prev, err := r.prevOf(ev, n)
+	if err != nil {
+		return err
+	}
+	if len(n.prev) > 0 && (g == nil || !g.hasState) {
+		return n
+	}
+	if g != nil {
+		if err := r.addOutliers(append(slices.Clone(g.chain), g.state...)); err != nil {
+			return err
+		}
+	}
+	auths, err := r.authOf(ev, n)
+	if err != nil {
+		return err
+	}
+	if len(n.auth) > 0 {
+		return n
+	}
+	if g != nil && g.hasState {
+		h.before, err = r.rootOf(g.state)
+		h.missing = n.prev
+	} else {
+		h.before, err = r.resolve(rootsAfter(prev))
+	}
+	if err != nil {
+		return fmt.Errorf("find the state before %s: %w", ev.ID(), err)
+	}
+	if h.status, err = r.judge(ev, h.before, auths); err != nil {
+		return err
+	}
+	h.referenced, err = r.isReferenced(ev.ID())
+	if err != nil {
+		return err
+	}
+	a, err := r.add(ev, h)
+	if err != nil {
+		return err
+	}
+	r.submit(a)
+	return nil
+}
+
+func rootsAfter(events []*Stored) []state.Root {
+	var roots []state.Root
+	for _, ev := range events {
+		if !slices.Contains(roots, ev.After) {
+			roots = append(roots, ev.After)
+		}
+	}
+	return roots
+}
+
+// prevOf finds the prev events; those that have no place in the room are noted in n.
+func (r *room) prevOf(ev *event.Event, n *needs) ([]*Stored, error) {
+	found, err := r.eventsByID(ev.PrevEvents())
+	if err != nil {
+		return nil, err
+	}
+	var prev []*Stored
+	for _, v := range ev.PrevEvents() {
+		if p := found[v]; p != nil && p.Status != storage.Outlier {
+			prev = append(prev, p)
+		} else {
+			n.prev = append(n.prev, v)
+		}
+	}
+	if len(prev) == 0 && len(n.prev) == 0 && ev.Type() != "m.room.create" {
+		return nil, chancery.BadJSON("the event has no prev events")
+	}
+	return prev, nil
+}
+
+func (r *room) authOf(ev *event.Event, n *needs) ([]*Stored, error) {
+	found, err := r.eventsByID(ev.AuthEvents())
+	if err != nil {
+		return nil, err
+	}
+	var auths []*Stored
+	for _, v := range ev.AuthEvents() {
+		if p := found[v]; p != nil {
+			auths = append(auths, p)
+		} else {
+			n.auth = append(n.auth, v)
+		}
+	}
+	return auths, nil
+}
+
+// judge applies the checks on receipt of a PDU: by the event's own auth events and by the state before
+// it, failing which it is rejected; by the room's present state, failing which it fails softly.
+//
+// spec: s2s#checks-performed-on-receipt-of-a-pdu 4, 5, 6
+func (r *room) judge(ev *event.Event, before state.Root, auths []*Stored) (storage.EventStatus, error) {
+	status, err := r.judgePast(ev, before, auths)
+	if err != nil || status == storage.Rejected {
+		return status, err
+	}
+	if err := r.allowedBy(ev, state.Root(r.row.Root)); err != nil {
+		if !isRejection(err) {
+			return 0, err
+		}
+		r.s.Log.Info("event failed softly", zap.String("event", string(ev.ID())), zap.Error(err))
+		return storage.SoftFailed, nil
+	}
+	return storage.Accepted, nil
+}
+
+// judgePast judges an event by its auth events and by the state before it.
+func (r *room) judgePast(ev *event.Event, before state.Root, auths []*Stored) (storage.EventStatus, error) {
+	if err := r.passesOwnAuth(ev, auths); err != nil {
+		return r.rejected(ev, err), nil
+	}
+	if err := r.allowedBy(ev, before); err != nil {
+		if !isRejection(err) {
+			return 0, err
+		}
+		return r.rejected(ev, err), nil
+	}
+	return storage.Accepted, nil
+}
+
+// allowedBy judges an event by a state; the error is a *auth.Rejection when the rules refuse it.
+func (r *room) allowedBy(ev *event.Event, root state.Root) error {
+	var stateKey *string
+	if key, isState := ev.StateKey(); isState {
+		stateKey = &key
+	}
+	as, err := r.authStateFor(root, ev.Type(), stateKey, ev.Sender(), ev.Content())
+	if err != nil {
+		return err
+	}
+	return auth.Check(ev, as)
+}
+
+func isRejection(err error) bool {
+	var no *auth.Rejection
+	return errors.As(err, &no)
+}
+
+func (r *room) rejected(ev *event.Event, why error) storage.EventStatus {
+	r.s.Log.Info("rejected an event", zap.String("event", string(ev.ID())), zap.Error(why))
+	return storage.Rejected
+}
+
+// passesOwnAuth judges an event by its own auth events.
+func (r *room) passesOwnAuth(ev *event.Event, auths []*Stored) error {
+	events := make([]*event.Event, 0, len(auths)+1)
+	rejected := map[id.EventID]bool{}
+	for _, a := range auths {
+		events = append(events, a.Event)
+		rejected[a.ID()] = a.Status == storage.Rejected
+	}
+	create, err := r.createEvent()
+	if err != nil {
+		return err
+	}
+	if err := auth.CheckAuthEvents(ev, events, create, func(e *event.Event) bool { return rejected[e.ID()] }); err != nil {
+		return err
+	}
+	if r.version.CreateNotInAuthEvents && create != nil && ev.Type() != "m.room.create" {
+		events = append(events, create)
+	}
+	return auth.Check(ev, auth.Events(events))
+}
+
+// createEvent finds the room's create event, nil before there is one.
+func (r *room) createEvent() (*event.Event, error) {
+	if r.create != nil {
+		return r.create, nil
+	}
+	found, err := r.stateAt(state.Root(r.row.Root), []Key{{"m.room.create", ""}})
+	if err != nil {
+		return nil, err
+	}
+	if ev := found[Key{"m.room.create", ""}]; ev != nil {
+		r.create = ev.Event
+	}
+	return r.create, nil
+}
+
+// checkAlone judges a create event, which stands on nothing.
+func checkAlone(create *event.Event) error {
+	if err := auth.Check(create, auth.Events(nil)); err != nil {
+		return refused(err)
+	}
+	return nil
+}
+
+// isReferenced says that an event here waits for this one: it is no open end.
+func (r *room) isReferenced(eventID id.EventID) (is bool, err error) {
+	err = r.read(func(tx storage.Tx) error {
+		is, err = tx.IsMissing(r.row.NID, string(eventID))
+		return err
+	})
+	return is, err
+}

@@ -1,0 +1,105 @@
+package roomserver
+
+import (
+	"fmt"
+
+	"chancery/roomserver/auth"
+	"chancery/storage"
+	"chancery/storage/sql"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// noteRedaction applies a redaction that the event makes, or one that came before the event.
+//
+// spec: rooms/v3#handling-redactions
+func (r *room) noteRedaction(a *addition) error {
+	if target := a.Redacts(); target != "" && a.Type() == "m.room.redaction" {
+		found, err := r.eventsByID([]id.EventID{target})
+		if err != nil {
+			return err
+		}
+		ev, ok := found[target]
+		if !ok || ev.RedactedBy != "" {
+			return nil
+		}
+		return r.redact(a, ev, a.Stored)
+	}
+	if a.known || a.isOwnNow() {
+		return nil
+	}
+	return r.redactedBefore(a)
+}
+
+// isOwnNow says that nobody can have redacted the event: it was made here this moment.
+func (a *addition) isOwnNow() bool { return a.txn != nil }
+
+// redactedBefore applies a redaction that was here before the event it redacts.
+func (r *room) redactedBefore(a *addition) error {
+	var waiting []int64
+	err := r.read(func(tx storage.Tx) (err error) {
+		waiting, err = tx.RedactionsOf(r.row.NID, string(a.ID()))
+		return err
+	})
+	if err != nil || len(waiting) == 0 {
+		return err
+	}
+	events, err := r.events(waiting)
+	if err != nil {
+		return err
+	}
+	for _, n := range waiting {
+		by := events[n]
+		if by == nil || by.Status != storage.Accepted {
+			continue
+		}
+		if err := r.redact(a, a.Stored, by); err != nil || a.redacts != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// redact puts the redacted form of target in place, if by may do that.
+func (r *room) redact(a *addition, target, by *Stored) error {
+	allowed, err := r.mayRedact(target, by)
+	if err != nil || !allowed {
+		return err
+	}
+	redacted, err := target.Redact()
+	if err != nil {
+		return fmt.Errorf("redact %s: %w", target.ID(), err)
+	}
+	a.redacts = &redaction{target: target.NID, by: by.ID(), text: redacted.JSON()}
+	r.s.Reader.Forget(target.NID)
+	// Readers may hold the old value: it is replaced, not changed.
+	now := *target
+	now.Event, now.RedactedBy = redacted, by.ID()
+	if _, ok := r.pending[target.NID]; ok {
+		r.pending[target.NID], r.pendingID[target.ID()] = &now, &now
+	}
+	for i, e := range r.exts {
+		if e.NID == target.NID {
+			r.exts[i] = &now
+		}
+	}
+	a.facts = append(a.facts, storage.Fact{Kind: sql.FactRedaction, Room: r.row.NID, Event: target.NID, Root: r.row.Root})
+	return nil
+}
+
+// mayRedact: in versions 1 and 2 the auth rules have judged that already; from 3 on the sender needs the
+// room's redact level before the redaction, or to be on the server that sent target.
+//
+// spec: rooms/v3#handling-redactions
+func (r *room) mayRedact(target, by *Stored) (bool, error) {
+	if r.version.RedactionAuthRule || target.Sender().Homeserver() == by.Sender().Homeserver() {
+		return true, nil
+	}
+	found, err := r.stateAt(by.Before, []Key{{"m.room.create", ""}, {"m.room.power_levels", ""}})
+	if err != nil {
+		return false, err
+	}
+	state := authState{found}
+	pl := auth.PowerLevelsOf(state.Get("m.room.create", ""), state.Get("m.room.power_levels", ""))
+	return pl.Of(by.Sender()).AtLeast(pl.Redact()), nil
+}

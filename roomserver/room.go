@@ -1,0 +1,363 @@
+package roomserver
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"chancery/roomserver/auth"
+	"chancery/roomserver/event"
+	"chancery/roomserver/state"
+	"chancery/storage"
+	"chancery/storage/sql"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// room is a room in memory: what is needed to append the next event without asking SQL. All of it
+// belongs to the goroutine that holds turn, but for the fields marked otherwise.
+type room struct {
+	s    *Server
+	id   id.RoomID
+	turn chan struct{} // the exclusion: who has sent into it holds the room
+
+	gone   bool // left memory
+	loaded bool
+	used   time.Time
+	ctx    context.Context // of the present holder
+
+	row       storage.Room
+	version   *event.Version
+	array     *state.Array
+	create    *event.Event
+	exts      []*Stored
+	low, high int64 // bounds of the history's order
+	slots     map[Key]int64
+	keys      map[int64]Key
+	pending   map[int64]*Stored       // submitted, not known to be committed
+	pendingID map[id.EventID]*Stored  // the same by ID
+	servers   map[string]int64        // joined members by server
+	set       int64                   // the server set last stored, 0: stale
+	txns      map[deviceKey]*usedTxns // of recent senders
+	memo      map[[2]state.Root]state.Root
+	newSlots  []storage.Slot // given, and not yet part of an addition
+	waits     []*sql.Pending // of the present holder
+
+	known    atomic.Pointer[event.Version] // set when loaded, for those who do not hold the room
+	inFlight atomic.Int64                  // commits under way
+	broken   atomic.Pointer[error]         // a commit failed: what was built on it fails too, and memory is stale
+
+	doneMu sync.Mutex // guards done; a leaf
+	done   []*additions
+}
+
+type deviceKey struct {
+	user   id.UserID
+	device id.DeviceID
+}
+
+// No slot: the room has never had this piece of state.
+const noSlot = -1
+
+// Order in a room begins in the middle, so that backfill can go below the first event.
+const firstOrd = int64(1) << 40
+
+func newRoom(s *Server, roomID id.RoomID) *room {
+	return &room{s: s, id: roomID, turn: make(chan struct{}, 1)}
+}
+
+// reset begins with nothing known.
+func (r *room) reset(row storage.Room, version *event.Version) {
+	r.row, r.version = row, version
+	r.array = state.NewArray(row.NID, roomNodes{r}, r.s.Reader.nodes, func() int64 {
+		r.row.NextNode++
+		return r.row.NextNode
+	})
+	r.exts, r.low, r.high = nil, firstOrd, firstOrd
+	r.slots, r.keys = map[Key]int64{}, map[int64]Key{}
+	r.pending, r.pendingID = map[int64]*Stored{}, map[id.EventID]*Stored{}
+	r.servers, r.set = map[string]int64{}, 0
+	r.txns = map[deviceKey]*usedTxns{}
+	r.memo = map[[2]state.Root]state.Root{}
+	r.broken.Store(nil)
+	r.known.Store(version)
+	r.create, r.newSlots = nil, nil
+	r.doneMu.Lock()
+	r.done = nil
+	r.doneMu.Unlock()
+	r.loaded = true
+}
+
+// roomNodes reads the room's nodes for its array.
+type roomNodes struct{ r *room }
+
+func (n roomNodes) Nodes(ids []int64) (nodes map[int64][]byte, err error) {
+	err = n.r.read(func(tx storage.Tx) error {
+		nodes, err = tx.StateNodes(n.r.row.NID, ids)
+		return err
+	})
+	return nodes, err
+}
+
+func (r *room) read(fn func(storage.Tx) error) error { return r.s.DB.Read(r.ctx, fn) }
+
+// load reads the room from storage. Commits still under way are awaited first: after a failure
+// memory must not be read again while an older commit is on its way.
+func (r *room) load() error {
+	for r.inFlight.Load() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	r.loaded = false
+	return r.read(func(tx storage.Tx) error {
+		row, ok, err := tx.Room(string(r.id))
+		if err != nil {
+			return fmt.Errorf("load room %s: %w", r.id, err)
+		}
+		if !ok {
+			return errUnknownRoom
+		}
+		version, ok := event.Lookup(row.Version)
+		if !ok {
+			return fmt.Errorf("room %s has the unknown version %q", r.id, row.Version)
+		}
+		r.reset(row, version)
+		r.loaded = false
+		nids, err := tx.Extremities(row.NID)
+		if err != nil {
+			return err
+		}
+		events, err := r.s.Reader.ByNumber(tx, row, nids)
+		if err != nil {
+			return err
+		}
+		for _, n := range nids {
+			if ev := events[n]; ev != nil {
+				r.exts = append(r.exts, ev)
+			}
+		}
+		if low, high, err := tx.OrdBounds(row.NID); err != nil {
+			return err
+		} else if high != 0 {
+			r.low, r.high = low, high
+		}
+		counts, err := tx.ServersIn(row.NID)
+		if err != nil {
+			return err
+		}
+		for _, c := range counts {
+			r.servers[c.Server] = c.Count
+		}
+		r.loaded = true
+		return nil
+	})
+}
+
+// settle takes note of commits that are done.
+func (r *room) settle() {
+	r.doneMu.Lock()
+	done := r.done
+	r.done = nil
+	r.doneMu.Unlock()
+	for _, a := range done {
+		for _, add := range a.list {
+			r.array.Stored(add.nodes)
+			delete(r.pending, add.NID)
+			delete(r.pendingID, add.ID())
+			if add.Placed && add.Status == storage.Accepted {
+				r.s.Reader.events.put(add.NID, add.Stored, add.Size()+400)
+			}
+		}
+	}
+}
+
+// slot finds the slot of a piece of state; noSlot when the room has never had it.
+func (r *room) slot(k Key) (int64, error) {
+	if n, ok := r.slots[k]; ok {
+		return n, nil
+	}
+	if err := r.learnSlots(k.Type, []string{k.StateKey}); err != nil {
+		return noSlot, err
+	}
+	return r.slots[k], nil
+}
+
+// learnSlots reads slots of one type in one query; what is not there is remembered as absent.
+func (r *room) learnSlots(typ string, keys []string) error {
+	var unknown []string
+	for _, k := range keys {
+		if _, ok := r.slots[Key{typ, k}]; !ok {
+			unknown = append(unknown, k)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	return r.read(func(tx storage.Tx) error {
+		found, err := tx.SlotsByKey(r.row.NID, typ, unknown)
+		if err != nil {
+			return err
+		}
+		for _, k := range unknown {
+			r.slots[Key{typ, k}] = noSlot
+		}
+		for _, s := range found {
+			r.slots[Key{s.Type, s.StateKey}] = s.Slot
+			r.keys[s.Slot] = Key{s.Type, s.StateKey}
+		}
+		return nil
+	})
+}
+
+// keyOf is the reverse of slot.
+func (r *room) keysOf(slots []int64) (map[int64]Key, error) {
+	out := make(map[int64]Key, len(slots))
+	var unknown []int64
+	for _, n := range slots {
+		if k, ok := r.keys[n]; ok {
+			out[n] = k
+		} else {
+			unknown = append(unknown, n)
+		}
+	}
+	if len(unknown) == 0 {
+		return out, nil
+	}
+	err := r.read(func(tx storage.Tx) error {
+		found, err := tx.SlotsByNumber(r.row.NID, unknown)
+		for _, s := range found {
+			k := Key{s.Type, s.StateKey}
+			out[s.Slot], r.keys[s.Slot], r.slots[k] = k, k, s.Slot
+		}
+		return err
+	})
+	return out, err
+}
+
+// takeSlot gives a piece of state its slot, a new one when it has none.
+func (r *room) takeSlot(k Key) (n int64, isNew bool, err error) {
+	n, err = r.slot(k)
+	if err != nil || n != noSlot {
+		return n, false, err
+	}
+	n = r.row.NextSlot
+	r.row.NextSlot++
+	r.slots[k], r.keys[n] = n, k
+	return n, true, nil
+}
+
+// events finds events of the room by number, those being committed too.
+func (r *room) events(nids []int64) (map[int64]*Stored, error) {
+	out := make(map[int64]*Stored, len(nids))
+	var stored []int64
+	for _, n := range nids {
+		if ev, ok := r.pending[n]; ok {
+			out[n] = ev
+		} else if ev, ok := r.s.Reader.events.get(n); ok {
+			out[n] = ev
+		} else if n != 0 {
+			stored = append(stored, n)
+		}
+	}
+	if len(stored) == 0 {
+		return out, nil
+	}
+	err := r.read(func(tx storage.Tx) error {
+		found, err := r.s.Reader.ByNumber(tx, r.row, stored)
+		for n, ev := range found {
+			out[n] = ev
+		}
+		return err
+	})
+	return out, err
+}
+
+// eventsByID finds events of the room by ID, those being committed too.
+func (r *room) eventsByID(ids []id.EventID) (map[id.EventID]*Stored, error) {
+	out := make(map[id.EventID]*Stored, len(ids))
+	var stored []id.EventID
+search:
+	for _, v := range ids {
+		if ev, ok := r.pendingID[v]; ok {
+			out[v] = ev
+			continue
+		}
+		for _, ev := range r.exts {
+			if ev.ID() == v {
+				out[v] = ev
+				continue search
+			}
+		}
+		stored = append(stored, v)
+	}
+	if len(stored) == 0 {
+		return out, nil
+	}
+	err := r.read(func(tx storage.Tx) error {
+		found, err := r.s.Reader.ByID(tx, r.row, stored)
+		for k, ev := range found {
+			out[k] = ev
+		}
+		return err
+	})
+	return out, err
+}
+
+// stateAt reads pieces of a state; those that are absent are left out.
+func (r *room) stateAt(root state.Root, keys []Key) (map[Key]*Stored, error) {
+	slots := make([]int64, 0, len(keys))
+	have := make([]Key, 0, len(keys))
+	for _, k := range keys {
+		n, err := r.slot(k)
+		if err != nil {
+			return nil, err
+		}
+		if n != noSlot {
+			slots, have = append(slots, n), append(have, k)
+		}
+	}
+	nids, err := r.array.Get(root, slots...)
+	if err != nil {
+		return nil, fmt.Errorf("read the state of %s: %w", r.id, err)
+	}
+	events, err := r.events(nids)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[Key]*Stored, len(have))
+	for i, k := range have {
+		if ev, ok := events[nids[i]]; ok {
+			out[k] = ev
+		}
+	}
+	return out, nil
+}
+
+// authState is a state as the auth rules see it. Errors of reading are kept and must be looked at.
+type authState struct {
+	found map[Key]*Stored
+}
+
+func (a authState) Get(typ, key string) *event.Event {
+	if ev, ok := a.found[Key{typ, key}]; ok {
+		return ev.Event
+	}
+	return nil
+}
+
+// authStateFor reads what the auth rules need to judge an event by a state: the selected auth
+// events, and the create event, which from version 12 on is part of every auth state without
+// being named in auth_events.
+func (r *room) authStateFor(root state.Root, typ string, stateKey *string, sender id.UserID, content []byte) (authState, error) {
+	needed := auth.Needed(r.version, typ, stateKey, sender, content)
+	keys := make([]Key, 0, len(needed)+1)
+	keys = append(keys, Key{"m.room.create", ""})
+	for _, k := range needed {
+		if k.Type != "m.room.create" {
+			keys = append(keys, Key{k.Type, k.StateKey})
+		}
+	}
+	found, err := r.stateAt(root, keys)
+	return authState{found}, err
+}

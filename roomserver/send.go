@@ -1,0 +1,241 @@
+package roomserver
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"chancery"
+	"chancery/roomserver/auth"
+	"chancery/roomserver/event"
+	"chancery/roomserver/state"
+	"chancery/storage"
+
+	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix/id"
+)
+
+// NewEvent is an event that one of our users sends.
+type NewEvent struct {
+	Room     id.RoomID
+	Sender   id.UserID
+	Type     string
+	StateKey *string
+	Content  json.RawMessage
+	Redacts  id.EventID
+	Time     time.Time // zero: now; an application service may say when
+	Once     *Once
+}
+
+// Once makes a repetition of a request find the event that the first one made.
+type Once struct {
+	Device id.DeviceID
+	Txn    string
+}
+
+// Sent is an event that is stored.
+type Sent struct {
+	ID id.EventID
+}
+
+// Send puts an event of one of our users into a room and returns when it is stored. With Once, a
+// repeated transaction ID answers with the first event's ID.
+//
+// spec: c2s/sendMessage, c2s/setRoomStateWithKey, c2s/redactEvent
+func (s *Server) Send(ctx context.Context, n NewEvent) (Sent, error) {
+	var sent Sent
+	err := s.in(ctx, n.Room, func(r *room) error {
+		if n.Once != nil {
+			if eventID, ok, err := r.usedTxn(n.Sender, *n.Once); err != nil {
+				return err
+			} else if ok {
+				sent.ID = eventID
+				return r.awaitPending(eventID)
+			}
+		}
+		if n.Redacts != "" {
+			if err := r.checkRedacts(n); err != nil {
+				return err
+			}
+		}
+		a, err := r.make(n, how{own: true, once: n.Once})
+		if err != nil {
+			return err
+		}
+		r.submit(a)
+		sent.ID = a.ID()
+		return nil
+	})
+	return sent, err
+}
+
+// make builds an event at the end of the room, authorises it and adds it in memory.
+func (r *room) make(n NewEvent, h how) (*addition, error) {
+	ev, err := r.build(n, state.Root(r.row.Root))
+	if err != nil {
+		return nil, err
+	}
+	h.before = state.Root(r.row.Root)
+	return r.add(ev, h)
+}
+
+// An event names at most this many prev events.
+//
+// spec: rooms/v4#event-format
+const maxPrev = 20
+
+// proto chooses the prev and auth events of an event at the end of the room.
+func (r *room) proto(n NewEvent, root state.Root) (event.Proto, authState, error) {
+	auths, err := r.authStateFor(root, n.Type, n.StateKey, n.Sender, n.Content)
+	if err != nil {
+		return event.Proto{}, auths, err
+	}
+	p := event.Proto{RoomID: r.id, Sender: n.Sender, Type: n.Type, StateKey: n.StateKey, Content: n.Content, Redacts: n.Redacts}
+	for k, ev := range auths.found {
+		if k.Type == "m.room.create" && r.version.CreateNotInAuthEvents {
+			continue
+		}
+		p.AuthEvents = append(p.AuthEvents, ev.ID())
+	}
+	for _, e := range latest(r.exts, maxPrev) {
+		p.PrevEvents = append(p.PrevEvents, e.ID())
+		p.Depth = max(p.Depth, e.Depth())
+	}
+	p.Depth = min(p.Depth+1, maxDepth)
+	return p, auths, nil
+}
+
+// Depth is a canonical JSON integer; a peer that sends the largest must not stop the room.
+const maxDepth = 1<<53 - 1
+
+// latest gives the n events that came last.
+func latest(ends []*Stored, n int) []*Stored {
+	if len(ends) <= n {
+		return ends
+	}
+	return ends[len(ends)-n:]
+}
+
+func (r *room) build(n NewEvent, root state.Root) (*event.Event, error) {
+	p, auths, err := r.proto(n, root)
+	if err != nil {
+		return nil, err
+	}
+	at := n.Time
+	if at.IsZero() {
+		at = time.Now()
+	}
+	ev, err := event.Build(r.version, p, r.s.ServerName, r.s.KeyID, r.s.Key, at)
+	if err != nil {
+		return nil, err
+	}
+	if err := auth.Check(ev, auths); err != nil {
+		return nil, refused(err)
+	}
+	return ev, nil
+}
+
+// refused tells the client why the rules of the room do not allow an event.
+func refused(err error) error {
+	return chancery.Forbidden("%s", err.Error())
+}
+
+// checkRedacts refuses a redaction of somebody else's event without the level for it. Other servers
+// only compare the servers of the two senders; for our users we can be exact.
+//
+// spec: c2s#redactions
+func (r *room) checkRedacts(n NewEvent) error {
+	found, err := r.eventsByID([]id.EventID{n.Redacts})
+	if err != nil {
+		return err
+	}
+	target, ok := found[n.Redacts]
+	if !ok {
+		return chancery.NotFound("there is no such event in this room")
+	}
+	if target.Sender() == n.Sender {
+		return nil
+	}
+	pl, err := r.powerLevels(state.Root(r.row.Root))
+	if err != nil {
+		return err
+	}
+	if !pl.Of(n.Sender).AtLeast(pl.Redact()) {
+		return chancery.Forbidden("you may not redact other people's events")
+	}
+	return nil
+}
+
+func (r *room) powerLevels(root state.Root) (auth.PowerLevels, error) {
+	found, err := r.stateAt(root, []Key{{"m.room.create", ""}, {"m.room.power_levels", ""}})
+	if err != nil {
+		return auth.PowerLevels{}, err
+	}
+	as := authState{found}
+	return auth.PowerLevelsOf(as.Get("m.room.create", ""), as.Get("m.room.power_levels", "")), nil
+}
+
+// usedTxns are the transaction IDs that a device used in a room, as far back as storage keeps them.
+type usedTxns struct {
+	events map[string]id.EventID
+}
+
+// Hot rooms hold the transaction IDs of this many devices.
+const maxTxnDevices = 200
+
+// usedTxn finds the event of a repeated transaction ID. The first message of a device in a room
+// reads what it has used before; from then on the room knows.
+func (r *room) usedTxn(user id.UserID, once Once) (id.EventID, bool, error) {
+	key := deviceKey{user, once.Device}
+	used, ok := r.txns[key]
+	if !ok {
+		used = &usedTxns{events: map[string]id.EventID{}}
+		err := r.read(func(tx storage.Tx) error {
+			before, err := tx.TransactionsOf(r.row.NID, string(user), string(once.Device))
+			for _, t := range before {
+				used.events[t.Txn] = id.EventID(t.EventID)
+			}
+			return err
+		})
+		if err != nil {
+			return "", false, fmt.Errorf("read transaction IDs: %w", err)
+		}
+		if len(r.txns) >= maxTxnDevices && r.inFlight.Load() == 0 {
+			clear(r.txns)
+		}
+		r.txns[key] = used
+	}
+	eventID, ok := used.events[once.Txn]
+	return eventID, ok, nil
+}
+
+func (r *room) useTxn(a *addition, once Once) *storage.Transaction {
+	key := deviceKey{a.Sender(), once.Device}
+	if used, ok := r.txns[key]; ok {
+		used.events[once.Txn] = a.ID()
+	}
+	return &storage.Transaction{Room: r.row.NID, User: string(a.Sender()), Device: string(once.Device), Txn: once.Txn,
+		EventID: string(a.ID()), Event: a.NID, TS: time.Now().UnixMilli()}
+}
+
+// awaitPending makes a repeated request wait until the first one's event is stored: its answer is as
+// much a promise as the first.
+func (r *room) awaitPending(eventID id.EventID) error {
+	if _, ok := r.pendingID[eventID]; !ok {
+		return nil
+	}
+	r.waits = append(r.waits, r.s.DB.Submit(r.key(),
+		func(storage.Tx) error {
+			if failed := r.broken.Load(); failed != nil {
+				return *failed
+			}
+			return nil
+		}, func(error) {}))
+	return nil
+}
+
+// hasString says whether a JSON object has a string member with a value.
+func hasString(object json.RawMessage, path string) bool {
+	return gjson.GetBytes(object, path).Str != ""
+}

@@ -1,0 +1,169 @@
+// Package roomserver owns rooms: it is the only writer of events, edges and state.
+// Everybody else asks it with Send, Join or Leave and learns what happened from the log.
+// It knows nothing of HTTP, access tokens or sync tokens.
+package roomserver
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"chancery"
+	"chancery/federation/peer"
+	"chancery/storage"
+	"chancery/storage/sql"
+
+	"go.uber.org/zap"
+	"maunium.net/go/mautrix/id"
+)
+
+// Options are what a Server needs.
+type Options struct {
+	DB             *storage.DB
+	Reader         *Reader
+	ServerName     string
+	KeyID          string
+	Key            ed25519.PrivateKey
+	Peer           *peer.Client
+	Keys           *peer.KeyRing
+	DefaultVersion string
+	Log            *zap.Logger
+}
+
+// Server is the room engine of one process.
+type Server struct {
+	Options
+	mu    sync.Mutex // guards rooms; never held while waiting
+	rooms map[id.RoomID]*room
+	fills *fills
+}
+
+// New makes the engine. Run must be running for idle rooms to leave memory.
+func New(o Options) *Server {
+	s := &Server{Options: o, rooms: map[id.RoomID]*room{}}
+	s.fills = newFills()
+	return s
+}
+
+// Idle rooms leave memory after this time.
+const idleAfter = 10 * time.Minute
+
+// Run keeps house until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			s.dropIdle(time.Now().Add(-idleAfter))
+		}
+	}
+}
+
+func (s *Server) dropIdle(before time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for roomID, r := range s.rooms {
+		select {
+		case r.turn <- struct{}{}:
+		default:
+			continue // in use
+		}
+		if r.used.Before(before) && r.inFlight.Load() == 0 {
+			r.gone = true
+			delete(s.rooms, roomID)
+		}
+		<-r.turn
+	}
+}
+
+// errGone says that the room in hand left memory: look it up again.
+var errGone = errors.New("room left memory")
+
+// in runs fn with the room's exclusion: one goroutine at a time, and nothing in fn waits for the
+// network. What fn submits is awaited after the exclusion ends, so the next event can be built
+// while this one is committed.
+func (s *Server) in(ctx context.Context, roomID id.RoomID, fn func(*room) error) error {
+	for {
+		err := s.tryIn(ctx, roomID, fn)
+		if !errors.Is(err, errGone) {
+			return err
+		}
+	}
+}
+
+func (s *Server) tryIn(ctx context.Context, roomID id.RoomID, fn func(*room) error) error {
+	s.mu.Lock()
+	r := s.rooms[roomID]
+	if r == nil {
+		r = newRoom(s, roomID)
+		s.rooms[roomID] = r
+	}
+	s.mu.Unlock()
+
+	waits, err := s.holding(ctx, r, fn)
+	if err != nil {
+		return err
+	}
+	for _, p := range waits {
+		if err := p.Wait(ctx); err != nil {
+			return commitFailed(err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) holding(ctx context.Context, r *room, fn func(*room) error) (waits []*sql.Pending, err error) {
+	select {
+	case r.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-r.turn }()
+	if r.gone {
+		return nil, errGone
+	}
+	r.used = time.Now()
+	// Reads of the room are not cut off half-way by a caller that left: they are short.
+	r.ctx = context.WithoutCancel(ctx)
+	if !r.loaded || r.broken.Load() != nil {
+		if err := r.load(); err != nil {
+			s.forgetHandle(r)
+			return nil, err
+		}
+	}
+	r.settle()
+	err = fn(r)
+	waits, r.waits = r.waits, nil
+	return waits, err
+}
+
+// forgetHandle drops a room that could not be loaded, so that unknown IDs cost no memory.
+func (s *Server) forgetHandle(r *room) {
+	r.gone = true
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rooms[r.id] == r {
+		delete(s.rooms, r.id)
+	}
+}
+
+func commitFailed(err error) error {
+	if e := (*chancery.Error)(nil); errors.As(err, &e) {
+		return e
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("commit the event: %w", err)
+}
+
+var errUnknownRoom = chancery.NotFound("unknown room")
+
+// IsLocal says whether a user is one of ours.
+func (s *Server) IsLocal(user id.UserID) bool { return user.Homeserver() == s.ServerName }
