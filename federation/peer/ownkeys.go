@@ -138,7 +138,10 @@ func makeKeys(path, serverName string) (*Keys, error) {
 		err = closeErr
 	}
 	if err == nil {
-		err = os.Link(temp.Name(), path) // fails if somebody was faster
+		// A link fails if somebody was faster; not every file system has links.
+		if err = os.Link(temp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+			err = os.Rename(temp.Name(), path)
+		}
 	}
 	if err == nil {
 		err = syncDir(dir)

@@ -1,0 +1,420 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"chancery"
+)
+
+// Options say who we are and whom we trust. Only ServerName and Key have to be set.
+type Options struct {
+	ServerName string
+	Key        SigningKey
+
+	TrustedCA    []string       // files of certificates trusted beside the system's
+	RootCAs      *x509.CertPool // instead of the system's and TrustedCA
+	AllowPrivate bool           // lift the guard against private addresses
+	RetryMin     time.Duration  // the first wait after a failure; 30 s
+	UserAgent    string
+	Log          *zap.Logger
+	Resolver     Resolver          // nil: the system's
+	Changed      func(Destination) // told of every change of a destination's back-off; may be nil
+}
+
+// Client sends signed requests to other servers.
+type Client struct {
+	name      string
+	key       SigningKey
+	agent     string
+	log       *zap.Logger
+	guard     *Guard
+	discovery *Discovery
+	tls       *tls.Config
+	transport *http.Transport
+	plain     *http.Client // .well-known's kind of request: unsigned, to where a URL says
+	backoff   *backoff
+	now       func() time.Time
+}
+
+// New makes a client. It fails when a file of TrustedCA cannot be read.
+func New(o Options) (*Client, error) {
+	roots := o.RootCAs
+	if roots == nil {
+		var err error
+		if roots, err = trusted(o.TrustedCA); err != nil {
+			return nil, err
+		}
+	}
+	if o.RetryMin <= 0 {
+		o.RetryMin = 30 * time.Second
+	}
+	if o.UserAgent == "" {
+		o.UserAgent = "Chancery"
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.Resolver == nil {
+		o.Resolver = net.DefaultResolver
+	}
+	c := &Client{name: o.ServerName, key: o.Key, agent: o.UserAgent, log: o.Log, now: time.Now}
+	clock := func() time.Time { return c.now() }
+	c.guard = &Guard{AllowPrivate: o.AllowPrivate, Resolver: o.Resolver}
+	c.tls = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(1024)}
+	plain := &http.Transport{
+		DialContext: c.guard.DialContext, TLSClientConfig: c.tls.Clone(), TLSHandshakeTimeout: 10 * time.Second,
+		ForceAttemptHTTP2: true, MaxIdleConns: 64, IdleConnTimeout: 10 * time.Second,
+		ResponseHeaderTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10,
+	}
+	c.plain = &http.Client{Transport: plain, CheckRedirect: httpsOnly}
+	c.discovery = &Discovery{
+		resolver: o.Resolver, known: newWellKnown(plain, clock), routes: newBounded[cachedRoute](maxNames), now: clock,
+	}
+	c.transport = &http.Transport{
+		DialTLSContext:    c.dial,
+		ForceAttemptHTTP2: true, MaxIdleConns: 1000, MaxIdleConnsPerHost: 4, IdleConnTimeout: 90 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		// A peer that was unplugged leaves no trace on an idle connection but silence.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 20 * time.Second, PingTimeout: 10 * time.Second},
+	}
+	c.backoff = newBackoff(o.RetryMin, o.Changed, clock)
+	return c, nil
+}
+
+func trusted(files []string) (*x509.CertPool, error) {
+	pool, err := x509.SystemCertPool() // honours SSL_CERT_FILE
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	for _, file := range files {
+		pem, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("read trusted_ca: %w", err)
+		}
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("trusted_ca %s holds no certificate", file)
+		}
+	}
+	return pool, nil
+}
+
+func httpsOnly(req *http.Request, via []*http.Request) error {
+	if len(via) > wellKnownRedirects {
+		return errors.New("too many redirects")
+	}
+	if req.URL.Scheme != "https" {
+		return errors.New("redirect away from https")
+	}
+	return nil
+}
+
+// Close drops the idle connections.
+func (c *Client) Close() {
+	c.transport.CloseIdleConnections()
+	c.plain.CloseIdleConnections()
+}
+
+// Guard is the one this client dials through.
+func (c *Client) Guard() *Guard { return c.guard }
+
+// Discovery finds servers for this client.
+func (c *Client) Discovery() *Discovery { return c.discovery }
+
+// HeardFrom says that server has just made a request to us that we could authenticate.
+func (c *Client) HeardFrom(server string) { c.backoff.heard(server) }
+
+// Destination gives the back-off state of server.
+func (c *Client) Destination(server string) Destination {
+	d, _ := c.backoff.failing.get(server)
+	d.Server = server
+	return d
+}
+
+// Restore puts back what Options.Changed was told before a restart.
+func (c *Client) Restore(destinations []Destination) {
+	for _, d := range destinations {
+		if d.Failures > 0 || c.now().Before(d.RetryAt) {
+			c.backoff.failing.set(d.Server, d)
+		}
+	}
+}
+
+// unnamedPort marks a server name without port in a URL, where the absence of a port would
+// mean 443. Connections are kept per server name and never shared between two names, whatever
+// host they lead to.
+const unnamedPort = ":0"
+
+func urlHost(server, port string) string {
+	if port == "" {
+		return server + unnamedPort
+	}
+	return server
+}
+
+// dial connects to a server by its name and checks its certificate.
+//
+// spec: s2s#resolving-server-names
+func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	route, err := c.discovery.Resolve(ctx, strings.TrimSuffix(address, unnamedPort))
+	if err != nil {
+		return nil, err
+	}
+	config := c.tls.Clone()
+	config.ServerName = route.CertName // for an IP address crypto/tls sends no SNI, as the specification wants
+	config.NextProtos = []string{"h2", "http/1.1"}
+	var firstErr error
+	for _, target := range route.Addresses {
+		conn, err := c.dialTLS(ctx, network, target, config)
+		if err == nil {
+			return conn, nil
+		}
+		if firstErr == nil {
+			firstErr = err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, firstErr
+}
+
+func (c *Client) dialTLS(ctx context.Context, network, target string, config *tls.Config) (net.Conn, error) {
+	raw, err := c.guard.DialContext(ctx, network, target)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// Opts change how one request is made. The zero value is right for most.
+type Opts struct {
+	Timeout       time.Duration // for the whole request; 30 s, of a stream 10 min
+	MaxBytes      int64         // of the answer; 10 MiB, of a stream 256 MiB
+	IgnoreBackoff bool          // ask even if the destination failed lately
+	Unsigned      bool          // for the few endpoints that take no authentication
+
+	mustAccept bool // any answer but a success counts as a failure of the destination
+}
+
+const (
+	defaultTimeout   = 30 * time.Second
+	defaultMaxBytes  = 10 << 20
+	streamTimeout    = 10 * time.Minute
+	streamMaxBytes   = 256 << 20
+	stallTimeout     = 60 * time.Second // without a byte of a stream
+	maxErrorBody     = 64 << 10
+	defaultRateLimit = 5 * time.Second // after a 429 that does not say how long
+)
+
+// Do makes a request and decodes the answer into out, unless that is nil. path is escaped and
+// may carry a query; body is nil or becomes JSON. Every error is a *Error.
+func (c *Client) Do(ctx context.Context, destination, method, path string, body, out any, o Opts) error {
+	if o.Timeout == 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = defaultMaxBytes
+	}
+	answer, err := c.Stream(ctx, destination, method, path, body, o)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return unreachable(destination, err)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(text, out); err != nil {
+		return unreachable(destination, fmt.Errorf("decode the answer: %w", err))
+	}
+	return nil
+}
+
+// Answer is a success whose body is still on the way. The caller closes Body, and reads no more
+// than its limit from it: beyond stands ErrAnswerTooLarge.
+type Answer struct {
+	Header http.Header
+	Body   io.ReadCloser
+}
+
+// Stream makes a request and leaves the answer's body to the caller.
+func (c *Client) Stream(ctx context.Context, destination, method, path string, body any, o Opts) (*Answer, error) {
+	if o.Timeout == 0 {
+		o.Timeout = streamTimeout
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = streamMaxBytes
+	}
+	_, port, ok := SplitServerName(destination)
+	if !ok {
+		return nil, unreachable(destination, errors.New("not a valid server name"))
+	}
+	if destination == c.name {
+		return nil, unreachable(destination, errors.New("that is this server"))
+	}
+	if until, wait := c.backoff.waiting(destination); wait && !o.IgnoreBackoff {
+		return nil, backedOff(destination, until)
+	}
+	started := c.now()
+	limited, cancel := context.WithTimeout(ctx, o.Timeout)
+	res, err := c.send(limited, destination, urlHost(destination, port), method, path, body, o)
+	if err != nil {
+		cancel()
+		if ctx.Err() == nil { // else our caller gave up, not the peer
+			c.failed(destination, started, err)
+		}
+		return nil, unreachable(destination, err)
+	}
+	if res.StatusCode >= 200 && res.StatusCode < 300 {
+		c.backoff.succeed(destination)
+		return &Answer{Header: res.Header, Body: newLimitedBody(res.Body, o.MaxBytes, cancel)}, nil
+	}
+	defer cancel()
+	defer res.Body.Close()
+	failure := refusal(destination, res)
+	switch {
+	case res.StatusCode == http.StatusTooManyRequests:
+		c.backoff.pause(destination, retryAfter(res.Header, failure))
+	case o.mustAccept || res.StatusCode >= 502 && res.StatusCode <= 504:
+		c.failed(destination, started, failure)
+	default:
+		c.backoff.succeed(destination)
+	}
+	return nil, failure
+}
+
+func (c *Client) failed(destination string, started time.Time, err error) {
+	c.backoff.fail(destination, started)
+	c.log.Debug("request to a peer failed", zap.String("server", destination), zap.Error(err))
+}
+
+// send builds the request, signs exactly what goes over the wire, and sends it.
+func (c *Client) send(ctx context.Context, destination, host, method, path string, body any, o Opts) (*http.Response, error) {
+	route, err := c.discovery.Resolve(ctx, destination)
+	if err != nil {
+		return nil, err
+	}
+	target, err := url.Parse("https://" + host + path)
+	if err != nil {
+		return nil, err
+	}
+	content, err := encode(body)
+	if err != nil {
+		return nil, err
+	}
+	var reader io.Reader
+	if content != nil {
+		reader = bytes.NewReader(content)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), reader)
+	if err != nil {
+		return nil, err
+	}
+	req.URL, req.Host = target, route.Host
+	req.Header.Set("User-Agent", c.agent)
+	if content != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if !o.Unsigned {
+		req.Header.Set("Authorization", SignRequest(c.key, c.name, destination, method, target.RequestURI(), content))
+	}
+	if method == http.MethodPut {
+		// Every PUT of the server-server API names what it puts: sent again over a new connection
+		// it does no harm. The header itself is not sent when it has no value.
+		req.Header["Idempotency-Key"] = nil
+	}
+	return c.transport.RoundTrip(req) // which follows no redirects
+}
+
+func encode(body any) ([]byte, error) {
+	if body == nil {
+		return nil, nil
+	}
+	plain, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("encode the request: %w", err)
+	}
+	return CanonicalJSON(plain)
+}
+
+// refusal reads the error that an answer carries.
+//
+// spec: c2s#standard-error-response
+func refusal(destination string, res *http.Response) *Error {
+	text, _ := io.ReadAll(io.LimitReader(res.Body, maxErrorBody))
+	members := map[string]any{}
+	_ = json.Unmarshal(text, &members) // a proxy's error page has none
+	code, _ := members["errcode"].(string)
+	message, _ := members["error"].(string)
+	delete(members, "errcode")
+	delete(members, "error")
+	return answered(destination, res.StatusCode, chancery.Code(code), message, members)
+}
+
+func retryAfter(h http.Header, failure *Error) time.Duration {
+	if seconds, err := strconv.ParseUint(h.Get("Retry-After"), 10, 32); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if ms, ok := failure.visible.Extra["retry_after_ms"].(float64); ok && ms > 0 {
+		return time.Duration(min(ms, float64(retryMax.Milliseconds()))) * time.Millisecond
+	}
+	return defaultRateLimit
+}
+
+// limitedBody ends a stream that is too long or that has stalled.
+type limitedBody struct {
+	body   io.ReadCloser
+	left   int64
+	stall  *time.Timer
+	cancel context.CancelFunc
+}
+
+func newLimitedBody(body io.ReadCloser, limit int64, cancel context.CancelFunc) *limitedBody {
+	return &limitedBody{body: body, left: limit, stall: time.AfterFunc(stallTimeout, cancel), cancel: cancel}
+}
+
+func (b *limitedBody) Read(p []byte) (int, error) {
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1]
+	}
+	n, err := b.body.Read(p)
+	b.stall.Reset(stallTimeout)
+	if int64(n) > b.left {
+		n, b.left = int(b.left), 0
+		return n, ErrAnswerTooLarge
+	}
+	b.left -= int64(n)
+	return n, err
+}
+
+func (b *limitedBody) Close() error {
+	b.stall.Stop()
+	b.cancel()
+	return b.body.Close()
+}
