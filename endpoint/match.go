@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"sort"
 	"strings"
@@ -74,6 +75,52 @@ func (t *tree) add(path string, route *Route) error {
 	}
 	at.routes[route.Method] = m
 	return nil
+}
+
+// addAll adds a row under all its names.
+func (t *tree) addAll(r *Route, prefixes map[string]string) error {
+	for _, path := range append([]string{r.Path}, r.Aliases...) {
+		if err := t.add(path, r); err != nil {
+			return err
+		}
+		for old, now := range prefixes {
+			if rest, ok := strings.CutPrefix(path, now); ok {
+				if err := t.add(old+rest, r); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Finder tells which row of a table answers a request, without the handler of New: for what
+// watches a handler from outside.
+func Finder(routes []Route, prefixes map[string]string) func(*http.Request) (Route, bool) {
+	t := &tree{}
+	for i := range routes {
+		if routes[i].AnsweredBy != "" {
+			continue
+		}
+		if err := t.addAll(&routes[i], prefixes); err != nil {
+			panic("endpoint: " + err.Error())
+		}
+	}
+	return func(r *http.Request) (Route, bool) {
+		m, _, _, err := t.find(rowMethod(r.Method), r.URL.EscapedPath())
+		if err != nil || m == nil {
+			return Route{}, false
+		}
+		return *m.route, true
+	}
+}
+
+// rowMethod is the method under which a row stands: HEAD works as GET.
+func rowMethod(method string) string {
+	if method == http.MethodHead {
+		return http.MethodGet
+	}
+	return method
 }
 
 // find looks for the row of a request by the path as it was sent. Without a row, allowed

@@ -95,19 +95,7 @@ func (s *server) add(r *Route, byID map[string]*Route) error {
 	if err := r.Handler.input.check(r); err != nil {
 		return err
 	}
-	for _, path := range append([]string{r.Path}, r.Aliases...) {
-		if err := s.tree.add(path, r); err != nil {
-			return err
-		}
-		for old, now := range s.Prefixes {
-			if rest, ok := strings.CutPrefix(path, now); ok {
-				if err := s.tree.add(old+rest, r); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
+	return s.tree.addAll(r, s.Prefixes)
 }
 
 // check finds a path tag that no path of the row has.
@@ -142,11 +130,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	method := r.Method
-	if method == http.MethodHead {
-		method = http.MethodGet
-	}
-	m, values, allowed, err := s.tree.find(method, r.URL.EscapedPath())
+	m, values, allowed, err := s.tree.find(rowMethod(r.Method), r.URL.EscapedPath())
 	switch {
 	case err != nil:
 	case m == nil && len(allowed) > 0:
