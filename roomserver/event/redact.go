@@ -96,13 +96,21 @@ func (v *Version) redactContent(typ string, content []byte) []byte {
 		case slices.Contains(keep, view(m.key)):
 			kept = append(kept, m)
 		case typ == typeMember && r.InviteSigned && string(m.key) == "third_party_invite":
-			if signed := lookup(m.val, "signed"); signed != nil {
-				only := object{{[]byte("signed"), signed}}
-				kept = append(kept, member{m.key, only.append(nil)})
+			// The key itself is no longer redacted, so it stays even when nothing is left in it.
+			if isObject(m.val) {
+				kept = append(kept, member{m.key, only(m.val, "signed")})
 			}
 		}
 	}
 	return kept.append(make([]byte, 0, len(content)))
+}
+
+// only keeps one member of an object.
+func only(raw []byte, key string) []byte {
+	if val := lookup(raw, key); val != nil {
+		return object{{[]byte(key), val}}.append(nil)
+	}
+	return []byte("{}")
 }
 
 // Redact returns the redacted copy of the event. It has the same ID and signatures.
