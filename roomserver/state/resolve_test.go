@@ -21,9 +21,9 @@ func memberKey(user string) auth.Key { return auth.Key{Type: "m.room.member", St
 
 // history makes a random room with forks, some of whose states are wrong in the way that a
 // partial view of the room makes them wrong, and calls each with what is to be merged.
-func history(w *world, steps int, wrong bool, merge func(states []stateMap) stateMap) {
+func history(w *world, steps int, wrong bool, levels string, merge func(states []stateMap) stateMap) {
 	users := []string{alice, bob, carol, dave, eve}
-	base := w.found("", bob, carol)
+	base := w.found(levels, bob, carol)
 	branches := []stateMap{base}
 	ever := []stateMap{base}
 	for range steps {
@@ -115,7 +115,7 @@ func TestResolutionIsTheSpecifications(t *testing.T) {
 			merges, changed := 0, 0
 			for seed := range uint64(150) {
 				w := newWorld(t, version, seed)
-				history(w, 80, seed%3 > 0, func(states []stateMap) stateMap {
+				history(w, 80, seed%3 > 0, "", func(states []stateMap) stateMap {
 					want := w.literal(states...)
 					got := w.resolve(states...)
 					if !maps.Equal(got, want) {
@@ -141,7 +141,7 @@ func TestResolutionDoesNotDependOnOrder(t *testing.T) {
 	for _, version := range []string{"1", "11", "12"} {
 		for seed := range uint64(60) {
 			w := newWorld(t, version, 1000+seed)
-			history(w, 60, seed%2 == 0, func(states []stateMap) stateMap {
+			history(w, 60, seed%2 == 0, "", func(states []stateMap) stateMap {
 				want := w.resolve(states...)
 				for range 3 {
 					w.r.Shuffle(len(states), func(i, j int) { states[i], states[j] = states[j], states[i] })

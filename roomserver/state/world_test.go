@@ -33,18 +33,19 @@ func (s stateMap) with(w *world, nid int64) stateMap {
 
 // world is a room with its events, made by hand or at random.
 type world struct {
-	t       testing.TB
-	v       *event.Version
-	r       *rand.Rand
-	events  map[int64]Known
-	auth    dag
-	names   map[id.EventID]int64
-	create  int64
-	cover   *Cover
-	atlas   *atlas
-	clock   int64
-	read    int // events read by resolutions
-	shuffle bool
+	t      testing.TB
+	v      *event.Version
+	r      *rand.Rand
+	events map[int64]Known
+	auth   dag
+	names  map[id.EventID]int64
+	create int64
+	cover  *Cover
+	atlas  *atlas
+	clock  int64
+	read   int // events read by resolutions
+	// fellBack says that an auth check took an event of auth_events.
+	fellBack bool
 }
 
 func newWorld(t testing.TB, version string, seed uint64) *world {
@@ -385,6 +386,7 @@ func (s literalView) Get(typ, key string) *event.Event {
 	}
 	for _, a := range s.k.Auth {
 		if k := s.w.events[a]; !k.Rejected && k.Event.IsState(typ, key) {
+			s.w.fellBack = true
 			return k.Event
 		}
 	}
@@ -404,3 +406,31 @@ func (w *world) tell(s stateMap) string {
 	slices.Sort(lines)
 	return fmt.Sprint(lines)
 }
+
+// slots gives (type, state key) pairs their numbers.
+type slots struct{ byKey map[auth.Key]int64 }
+
+func newSlots() *slots { return &slots{make(map[auth.Key]int64)} }
+
+func (s *slots) of(k auth.Key) int64 {
+	slot, ok := s.byKey[k]
+	if !ok {
+		slot = int64(len(s.byKey))
+		s.byKey[k] = slot
+	}
+	return slot
+}
+
+func (s *slots) find(keys []auth.Key) ([]int64, error) {
+	out := make([]int64, len(keys))
+	for i, k := range keys {
+		slot, ok := s.byKey[k]
+		if !ok {
+			slot = -1
+		}
+		out[i] = slot
+	}
+	return out, nil
+}
+
+func idOf(p interface{ EventID() string }) id.EventID { return id.EventID(p.EventID()) }
