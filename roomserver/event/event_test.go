@@ -541,3 +541,39 @@ func randomEvent(t testing.TB, r *rand.Rand, v *Version) *Event {
 	}
 	return e
 }
+
+func TestADamagedStoreIsAnErrorNotAPanic(t *testing.T) {
+	for _, v := range []*Version{v1, v12} {
+		e := build(t, v, typeMember, ptr("@b\"\\:c"), `{"membership":"join","x":[[],{"y":"\\"}]}`)
+		for i := range e.JSON() {
+			if _, err := ParseStored(v, e.ID(), bytes.Clone(e.JSON()[:i])); err == nil {
+				t.Fatalf("the first %d bytes of an event are read as one", i)
+			}
+			for _, c := range []byte(`"\{}[],:0`) {
+				raw := bytes.Clone(e.JSON())
+				raw[i] = c
+				if d, err := ParseStored(v, e.ID(), raw); err == nil { // whatever it became, its accessors work
+					d.NeedsSignaturesOf()
+					d.Signatures()
+					d.SignedBytes()
+					Client(d, nil, true)
+				}
+			}
+		}
+	}
+}
+
+// An object whose keys are out of order is moved once it is read, so nesting multiplies the
+// work: a peer must not make us spend more than milliseconds on the worst event it may send.
+func TestDeepUnorderedJSONIsCheap(t *testing.T) {
+	raw := strings.Repeat(`{"b":1,"a":`, 900) + `"` + strings.Repeat("x", maxRaw-20000) + `"` + strings.Repeat("}", 900)
+	start := time.Now()
+	if _, err := Canonical([]byte(raw)); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("took %v", took)
+	} else {
+		t.Logf("took %v", took)
+	}
+}

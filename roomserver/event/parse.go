@@ -11,9 +11,9 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// maxRaw bounds what Parse reads at all: an event of the largest size, every character
-// escaped, and a good deal of unsigned.
-const maxRaw = 16 * maxSize
+// maxRaw bounds what Parse reads at all: an event of the largest size with everything beyond
+// ASCII escaped, and some unsigned.
+const maxRaw = 4 * maxSize
 
 // transportKeys are top-level keys that travel beside an event and are no part of it:
 // unsigned by the spec, the others by the habit of older servers to send them by accident.
