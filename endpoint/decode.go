@@ -30,6 +30,7 @@ const (
 	fromPath source = iota
 	fromQuery
 	fromHeader
+	fromToken
 )
 
 type param struct {
@@ -77,6 +78,9 @@ func (p *plan) add(typ reflect.Type, at []int) {
 			continue
 		}
 		where := typ.String() + "." + f.Name
+		if tagged := f.Tag != ""; tagged && !f.IsExported() {
+			panic("endpoint: " + where + " takes a value and is not exported")
+		}
 		if tag, ok := f.Tag.Lookup("body"); ok {
 			p.bodies = append(p.bodies, planBody(where, f.Type, index, tag))
 			continue
@@ -115,6 +119,9 @@ func paramSource(tag reflect.StructTag) (source, string, bool) {
 	}
 	if name, ok := tag.Lookup("header"); ok {
 		return fromHeader, http.CanonicalHeaderKey(name), true
+	}
+	if _, ok := tag.Lookup("token"); ok {
+		return fromToken, "access_token", true
 	}
 	return 0, "", false
 }
@@ -216,6 +223,10 @@ func (p *plan) decode(r *http.Request, values pathValues, caller Caller, body []
 			got = query[param.name]
 		case fromHeader:
 			got = r.Header[param.name]
+		case fromToken:
+			if token, ok := AccessToken(r); ok {
+				got = []string{token}
+			}
 		}
 		if len(got) == 0 && param.fallback != "" {
 			got = []string{param.fallback}

@@ -92,6 +92,7 @@ type Handler struct {
 //	query:"limit"    a parameter of the query: string, integer, float, bool, []string or a pointer to one;
 //	                 default:"10" when it is not there
 //	header:"X-Name"  a header, of the same types
+//	token:""         the access token, for rows that authenticate nobody but answer an application service (login)
 //	origin:""        the name of the server that signed the request (string)
 //	body:"json"      the whole body: a struct, a map, or a json.RawMessage, which keeps it byte for byte
 //	body:"inline"    the same on an embedded struct
