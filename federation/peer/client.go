@@ -171,7 +171,8 @@ func urlHost(server, port string) string {
 //
 // spec: s2s#resolving-server-names
 func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	route, err := c.discovery.Resolve(ctx, strings.TrimSuffix(address, unnamedPort))
+	server := strings.TrimSuffix(address, unnamedPort)
+	route, err := c.discovery.Resolve(ctx, server)
 	if err != nil {
 		return nil, err
 	}
@@ -188,9 +189,10 @@ func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, e
 			firstErr = err
 		}
 		if ctx.Err() != nil {
-			break
+			return nil, firstErr
 		}
 	}
+	c.discovery.forget(server) // its records may have changed
 	return nil, firstErr
 }
 

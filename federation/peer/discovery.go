@@ -73,6 +73,11 @@ func (d *Discovery) Resolve(ctx context.Context, server string) (Route, error) {
 	}
 }
 
+// forget makes the next Resolve ask DNS again; .well-known keeps its own time.
+func (d *Discovery) forget(server string) {
+	d.routes.change(server, func(cachedRoute, bool) (cachedRoute, bool) { return cachedRoute{}, false })
+}
+
 // namedRoute answers for names that say themselves where they are: IP literals and names with a port.
 func namedRoute(server, host, port string) (Route, bool) {
 	_, isIP := ipLiteral(host)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"unicode/utf8"
 )
 
 // Signatures of one JSON object: by server, by key ID.
@@ -30,7 +31,7 @@ func encodeBase64(b []byte) string { return base64.RawStdEncoding.EncodeToString
 //
 // spec: appendices#checking-for-a-signature
 func signedPart(object []byte) (payload []byte, signatures Signatures, members map[string]json.RawMessage, err error) {
-	if err := json.Unmarshal(object, &members); err != nil || members == nil {
+	if err := json.Unmarshal(object, &members); err != nil || members == nil || !utf8.Valid(object) {
 		return nil, nil, nil, errors.New("not a JSON object")
 	}
 	if raw, ok := members["signatures"]; ok {
