@@ -168,6 +168,7 @@ func (l *loader) setText(k key, text string, from origin) {
 	}
 	if k.value.Kind() == reflect.Slice {
 		if k.value.Type().Elem().Kind() == reflect.Struct {
+			k.value.Set(reflect.MakeSlice(k.value.Type(), 0, 0))
 			if text != "" {
 				l.setYAML(k, text, from)
 			}
@@ -200,7 +201,6 @@ func (l *loader) setYAML(k key, text string, from origin) {
 		l.fault(k.path, from.text, "is not YAML or JSON")
 		return
 	}
-	k.value.SetZero()
 	l.setNode(k, doc.Content[0], func(int) string { return from.text })
 }
 
@@ -303,7 +303,7 @@ func (l *loader) setStruct(v reflect.Value, path string, node *yaml.Node, at fun
 		name, value := node.Content[i], plain(node.Content[i+1])
 		p := join(path, name.Value)
 		if first, twice := seen[name.Value]; twice {
-			l.fault(p, at(name.Line), "%s stands twice; first in line %d", p, first)
+			l.fault("", at(name.Line), "%s stands twice; first in line %d", p, first)
 			continue
 		}
 		seen[name.Value] = name.Line
