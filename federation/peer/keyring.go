@@ -21,8 +21,8 @@ type KeyStore interface {
 }
 
 // KeyRing has the keys that other servers sign with. It looks in memory, in the store, asks the
-// server, and then the notaries. It asks a server at most once in a while, whatever key IDs
-// are thrown at it, and once for all who wait.
+// server, and then the notaries. A fetch that was of no use is not repeated for a while,
+// whatever key IDs are thrown at us, and one fetch serves all who wait.
 type KeyRing struct {
 	client   *Client
 	own      *Keys
@@ -52,7 +52,7 @@ type publication struct {
 
 const (
 	fetchTimeout  = 10 * time.Second
-	fetchPause    = 10 * time.Second // between two fetches of one server, doubling while they are of no use
+	fetchPause    = 10 * time.Second // after a fetch that was of no use, doubling
 	fetchPauseMax = time.Minute
 	maxKeyList    = 128 << 10
 	maxPublished  = 1000
@@ -193,11 +193,12 @@ func (r *KeyRing) fetch(ctx context.Context, server string, n need) error {
 		return err // nobody was asked
 	}
 	r.servers.change(server, func(known knownKeys, _ bool) (knownKeys, bool) {
+		if met { // a server may change its key again a moment later
+			known.again, known.tries = time.Time{}, 0
+			return known, true
+		}
 		known.again = r.now().Add(min(fetchPause<<min(known.tries, 8), fetchPauseMax))
 		known.tries++
-		if met {
-			known.tries = 0
-		}
 		return known, true
 	})
 	if met {
