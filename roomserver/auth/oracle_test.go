@@ -230,7 +230,7 @@ func (g *gamble) powerLevels() obj {
 			users = append(users, string(user))
 		}
 	}
-	if g.chance(30) {
+	if g.chance(10) {
 		users = append(users, "nobody", "@no:server name", "@:a.example", "@x:")
 	}
 	if g.chance(2) {
@@ -255,19 +255,30 @@ func (g *gamble) powerLevels() obj {
 // next is a random event.
 func (g *gamble) next() *event.Event {
 	sender := pick(g, players...)
-	if g.chance(3) {
+	if g.chance(4) {
 		sender = alice
 	}
+	for range 3 { // most are in the room
+		if auth.Membership(g.Get("m.room.member", string(sender))) != "join" {
+			sender = pick(g, players...)
+		}
+	}
 	target := pick(g, players...)
-	switch g.IntN(14) {
+	switch g.IntN(16) {
 	case 0:
 		return g.message(sender)
 	case 1:
 		return g.state0(sender, pick(g, "m.room.name", "m.room.topic", "with.dot*"), obj{"name": "x"})
 	case 2:
 		return g.stateAt(sender, "m.room.thing", string(pick(g, sender, target)), obj{})
-	case 3, 4:
+	case 3, 4, 14:
 		return g.power(sender, g.powerLevels())
+	case 15: // moderators against each other
+		content := g.powerLevels()
+		if users, ok := content["users"].(map[string]any); ok && g.chance(2) {
+			users[string(pick(g, carol, dan, players[4]))] = pick(g, 0, 24, 49, 50, 51, 101)
+		}
+		return g.power(pick(g, bob, carol, dan), content)
 	case 5:
 		rule := any(pick(g, "public", "public", "invite", "knock", "restricted", "knock_restricted", "private"))
 		if g.chance(20) {
@@ -368,6 +379,22 @@ func playRoom(t testing.TB, version string, seed uint64, steps int, c *tally) {
 	}
 	take(g.send(g.member(alice, alice, "join")))
 	take(g.send(g.state0(alice, "m.room.join_rules", obj{"join_rule": pick(g, "public", "public", "invite", "restricted")})))
+	if g.chance(2) { // a room in full swing
+		take(g.send(g.state0(alice, "m.room.join_rules", obj{"join_rule": "public"})))
+		for _, user := range players[1:] {
+			if ev := g.member(user, user, "join"); auth.Check(ev, g) == nil {
+				take(ev)
+			}
+		}
+		users := obj{string(bob): 50, string(carol): 50, string(dan): 25}
+		if create["additional_creators"] != nil {
+			delete(users, string(bob))
+		}
+		if !g.v.PrivilegedCreators {
+			users[string(alice)] = 100
+		}
+		take(g.send(g.power(alice, obj{"users": users, "invite": 25, "events": obj{"m.room.power_levels": 25}})))
+	}
 	for range steps {
 		ev := g.next()
 		// By the auth events that it names.
