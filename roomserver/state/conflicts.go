@@ -9,7 +9,7 @@ import (
 
 // Conflicts are the slots in which some states of a room differ.
 //
-// spec: rooms/v2#definitions conflicted state set
+// spec: rooms/v2#definitions
 type Conflicts struct {
 	Slots []int64
 	Sets  [][]int64 // for each state, its events in those slots

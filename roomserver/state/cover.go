@@ -3,6 +3,7 @@ package state
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 )
@@ -203,6 +204,29 @@ func (c *Cover) InAuthChain(x, y int64) (bool, error) {
 		return false, fmt.Errorf("%w: event %d has no place in the chain cover", ErrMissing, x)
 	}
 	return r.has(p), nil
+}
+
+// AuthChain gives the union of the auth chains of events, in the order of their numbers.
+//
+// spec: rooms/v2#definitions
+func (c *Cover) AuthChain(nids ...int64) ([]int64, error) {
+	c.begin()
+	r, err := c.reach(nids)
+	if err != nil {
+		return nil, err
+	}
+	var spans []Span
+	for chain, index := range r {
+		if index > 0 {
+			spans = append(spans, Span{chain, 1, index})
+		}
+	}
+	slices.SortFunc(spans, func(x, y Span) int { return cmp.Compare(x.Chain, y.Chain) })
+	events, err := c.eventsIn(spans)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Values(events)), nil
 }
 
 // reached holds an auth chain, or a union of them: of each chain, all up to an index.

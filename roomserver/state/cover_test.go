@@ -199,6 +199,9 @@ func TestCoverKnowsAuthChains(t *testing.T) {
 		d, _, c := randomDAG(t, r, 60)
 		for y := range d.auth {
 			chain := d.chain(y)
+			if whole, err := c.AuthChain(y); err != nil || !slices.Equal(whole, slices.Sorted(maps.Keys(chain))) {
+				t.Fatalf("seed %d: auth chain of %d is %v (%v)", seed, y, whole, err)
+			}
 			for x := range d.auth {
 				got, err := c.InAuthChain(x, y)
 				if err != nil {

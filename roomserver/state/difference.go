@@ -183,7 +183,7 @@ func (c *Cover) agreedBelow(events map[Place]int64, agreed func([]int64) ([]bool
 // intersected: of each chain, what lies between the lowest descendant and the highest
 // ancestor of a conflicted event.
 //
-// spec: rooms/v12#definitions conflicted state subgraph
+// spec: rooms/v12#definitions
 func (c *Cover) ConflictedSubgraph(conflicted []int64) ([]int64, error) {
 	c.begin()
 	return c.conflictedSubgraph(conflicted)

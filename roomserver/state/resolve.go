@@ -195,7 +195,7 @@ func (r *resolution) result(conflicted []int64) (map[auth.Key]int64, error) {
 
 // apply runs the iterative auth checks over a sorted list.
 //
-// spec: rooms/v2#definitions iterative auth checks
+// spec: rooms/v2#definitions
 func (r *resolution) apply(sorted []*Known) {
 	for _, k := range sorted {
 		if _, isState := k.Event.StateKey(); !isState {

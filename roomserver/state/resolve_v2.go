@@ -51,7 +51,7 @@ func (r *resolution) resolveV2(sets [][]int64, conflicted []int64) error {
 
 // isPower says whether an event might take away someone's ability to do something.
 //
-// spec: rooms/v2#definitions power events
+// spec: rooms/v2#definitions
 func isPower(ev *event.Event) bool {
 	key, isState := ev.StateKey()
 	if !isState {
@@ -101,7 +101,7 @@ func (r *resolution) powerEvents(full []int64) (first, rest []*Known, err error)
 // powerOrder is the reverse topological power ordering: Kahn's algorithm that takes of the
 // events whose auth events are done the smallest.
 //
-// spec: rooms/v2#definitions reverse topological power ordering
+// spec: rooms/v2#definitions
 func (r *resolution) powerOrder(events []*Known) []*Known {
 	at := make(map[int64]int, len(events))
 	for i, k := range events {
@@ -190,7 +190,7 @@ func older(x, y *event.Event) int {
 // mainlineOrder sorts events by where they leave the mainline of the power levels in the
 // partially resolved state.
 //
-// spec: rooms/v2#definitions mainline ordering
+// spec: rooms/v2#definitions
 func (r *resolution) mainlineOrder(events []*Known) ([]*Known, error) {
 	levels := auth.Key{Type: "m.room.power_levels"}
 	base := r.state[levels]
