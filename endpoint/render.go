@@ -88,8 +88,10 @@ func renderError(w http.ResponseWriter, err error) {
 	for k, v := range e.Extra {
 		members[k] = v
 	}
-	members["errcode"] = e.Code
-	members["error"] = e.Message
+	if e.Code != "" { // interactive authentication asks without accusing
+		members["errcode"] = e.Code
+		members["error"] = e.Message
+	}
 	text, err := encode(members)
 	if err != nil {
 		text = []byte(`{"errcode":"M_UNKNOWN","error":"internal server error"}`)

@@ -36,7 +36,8 @@ type Route struct {
 	AnsweredBy string
 	// MaxBody bounds the request's body in bytes. 0 is DefaultMaxBody. Raw handlers bound their own.
 	MaxBody int64
-	// LongPoll lifts the time limit of requests.
+	// LongPoll lifts the time limit of requests: for long polls, and for files, which take as
+	// long as the line of the client.
 	LongPoll bool
 }
 
