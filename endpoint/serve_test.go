@@ -643,7 +643,9 @@ func TestTablesThatContradictThemselvesPanic(t *testing.T) {
 		"hidden": func() {
 			Handle(func(context.Context, *struct {
 				params `body:"inline"`
-			}) (*nothing, error) { return nil, nil })
+			}) (*nothing, error) {
+				return nil, nil
+			})
 		},
 		"wrong body": func() {
 			Handle(func(context.Context, *struct {
