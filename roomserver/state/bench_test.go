@@ -2,8 +2,21 @@ package state
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
 )
+
+// reportCPU tells the CPU time of an operation, which other work on the machine does not change.
+func reportCPU(b *testing.B) {
+	var start syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &start)
+	b.Cleanup(func() {
+		var end syscall.Rusage
+		_ = syscall.Getrusage(syscall.RUSAGE_SELF, &end)
+		spent := end.Utime.Nano() + end.Stime.Nano() - start.Utime.Nano() - start.Stime.Nano()
+		b.ReportMetric(float64(spent)/1e6/float64(b.N), "cpu-ms/op")
+	})
+}
 
 // crowd is a room in which each of many members has joined anew in one of two forks.
 func crowd(b *testing.B, version string, conflicted int) (*world, [][]int64, stateMap) {
@@ -26,6 +39,7 @@ func BenchmarkResolveMembers(b *testing.B) {
 		for _, conflicted := range []int{1000, 10_000} {
 			b.Run(fmt.Sprintf("v%s/%d", version, conflicted), func(b *testing.B) {
 				w, sets, agreed := crowd(b, version, conflicted)
+				reportCPU(b)
 				for b.Loop() {
 					got, err := Resolve(w.v, sets, w.input(agreed))
 					if err != nil || len(got) != conflicted/2 {
@@ -42,6 +56,7 @@ func BenchmarkResolveChainedPowerLevels(b *testing.B) {
 		b.Run("v"+version, func(b *testing.B) {
 			w, states := chainedLevels(b, version, 30)
 			agreed, sets := split(states)
+			reportCPU(b)
 			for b.Loop() {
 				if _, err := Resolve(w.v, sets, w.input(agreed)); err != nil {
 					b.Fatal(err)
@@ -77,6 +92,7 @@ func BenchmarkResolveSmallForkInALargeRoom(b *testing.B) {
 				}
 			}
 			shelf.store(a)
+			reportCPU(b)
 			for b.Loop() {
 				c, err := a.Conflicts(roots...)
 				if err != nil {

@@ -113,15 +113,17 @@ func (c *Cover) spend(n int) error {
 
 // Add gives an event its place. Its auth events must have theirs. follows is the one of them
 // that has the event's own type and state key, 0 for none: power levels so form one chain
-// and the memberships of a user another, which keeps links few. Adding an event again
-// gives the place it has.
+// and the memberships of a user another, which keeps links few.
+//
+// An event is added once, when it is first stored. That it has no place yet is not looked up,
+// so that in a hot room adding asks storage for nothing.
 func (c *Cover) Add(nid int64, auth []int64, follows int64) (Place, error) {
 	c.begin()
-	if err := c.loadPlaces(append([]int64{nid}, auth...)); err != nil {
-		return Place{}, err
-	}
 	if p, ok := c.places[nid]; ok {
 		return p, nil
+	}
+	if err := c.loadPlaces(auth); err != nil {
+		return Place{}, err
 	}
 	chains := make([]int64, 0, len(auth))
 	for _, a := range auth {
@@ -142,7 +144,12 @@ func (c *Cover) Add(nid int64, auth []int64, follows int64) (Place, error) {
 			place = Place{last.Chain, last.Index + 1}
 		}
 	}
-	if err := c.loadLinks(append(chains, place.Chain)); err != nil {
+	if place.Chain == nid {
+		c.out[nid] = nil // a new chain has no links yet
+	} else {
+		chains = append(chains, place.Chain)
+	}
+	if err := c.loadLinks(chains); err != nil {
 		return Place{}, err
 	}
 	links := c.newLinks(place, auth)

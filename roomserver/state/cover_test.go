@@ -301,6 +301,9 @@ func TestCoverStaysSmall(t *testing.T) {
 		add(100+u, []int64{1, 3, 4}, 0)
 		add(1000+u, []int64{1, 3, 4, 100 + u}, 100+u)
 	}
+	if m.calls > 2 {
+		t.Errorf("the hot room asked storage %d times", m.calls)
+	}
 	links := 0
 	for _, p := range c.Take() {
 		links += len(p.Links)
