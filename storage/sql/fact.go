@@ -20,6 +20,7 @@ const (
 	FactOneTimeKeys   FactKind = 14 // User's Device used up or uploaded one-time keys
 	FactOutgoing      FactKind = 15 // something waits in the outbox for a destination (Extra: the destination)
 	FactRoomDirectory FactKind = 16 // a room was published, unpublished or re-aliased (Room)
+	FactAccount       FactKind = 17 // User's tokens, or what User may do, changed: forget what is known of them
 )
 
 // Fact is something that happened, as the log tells it. It names things, it carries no bodies:
