@@ -1,6 +1,7 @@
 package roomserver
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -23,6 +24,7 @@ type addition struct {
 	notify     bool
 	auth       []int64 // numbers of its auth events, of state events only
 	missing    []id.EventID
+	places     []state.NewPlace
 	slots      []storage.Slot
 	nodes      []state.NewNode
 	members    []storage.Member
@@ -97,6 +99,10 @@ func (r *room) add(ev *event.Event, h how) (*addition, error) {
 				return nil, err
 			}
 		}
+		if err := r.cite(a.Stored, a.auth); err != nil {
+			return nil, err
+		}
+		a.places = r.cover.Take()
 	}
 	switch {
 	case h.status != storage.Accepted:
@@ -391,8 +397,7 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 	r.waits = append(r.waits, p)
 	go func() {
 		defer r.inFlight.Add(-1)
-		<-p.Done()
-		if p.Err() != nil {
+		if p.Wait(context.Background()) != nil {
 			return
 		}
 		r.doneMu.Lock()
@@ -421,6 +426,10 @@ func (a *addition) write(tx storage.Tx) error {
 	} else {
 		tx.InsertEvent(row)
 		tx.InsertAuth(a.NID, a.auth)
+		for i := range a.places {
+			places, links := placeRows(a.places[i : i+1])
+			tx.InsertPlace(a.Room, places[0], links)
+		}
 	}
 	for _, s := range a.slots {
 		tx.InsertSlot(a.Room, s)

@@ -69,7 +69,7 @@ func (s *Server) fetchMissing(ctx context.Context, origin string, roomID id.Room
 	}); err != nil {
 		return nil, err
 	}
-	raw, err := s.Peer.GetMissingEvents(ctx, origin, roomID, have, []id.EventID{ev.ID()}, missingAtOnce, 0)
+	raw, err := s.Peer.GetMissingEvents(ctx, origin, roomID, peer.MissingEvents{Earliest: have, Latest: []id.EventID{ev.ID()}, Limit: missingAtOnce})
 	if err != nil {
 		return nil, err
 	}
@@ -100,10 +100,11 @@ func (s *Server) fetchAuth(ctx context.Context, origin string, roomID id.RoomID,
 func (s *Server) fetchState(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) (*given, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
-	stateIDs, authIDs, err := s.Peer.GetStateIDs(ctx, origin, roomID, ev.ID())
+	ids, err := s.Peer.GetStateIDs(ctx, origin, roomID, ev.ID())
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for the state: %w", origin, err)
 	}
+	stateIDs, authIDs := ids.PDUs, ids.AuthChain
 	have, err := s.haveEvents(ctx, roomID, append(append([]id.EventID{}, stateIDs...), authIDs...))
 	if err != nil {
 		return nil, err
@@ -118,11 +119,11 @@ func (s *Server) fetchState(ctx context.Context, origin string, roomID id.RoomID
 	}
 	got := map[id.EventID]*event.Event{}
 	if len(missing) > stateByIDsLimit {
-		state, auths, err := s.Peer.GetState(ctx, origin, roomID, ev.ID())
+		whole, err := s.Peer.GetState(ctx, origin, roomID, ev.ID())
 		if err != nil {
 			return nil, fmt.Errorf("ask %s for the whole state: %w", origin, err)
 		}
-		for _, e := range s.parsed(ctx, ev.Version(), roomID, append(state, auths...)) {
+		for _, e := range s.parsed(ctx, ev.Version(), roomID, append(whole.PDUs, whole.AuthChain...)) {
 			got[e.ID()] = e
 		}
 	} else {
@@ -192,7 +193,7 @@ func (s *Server) askBackfill(ctx context.Context, server string, roomID id.RoomI
 	if err != nil {
 		return nil, err
 	}
-	raw, err := s.Peer.Backfill(ctx, server, roomID, from, limit)
+	raw, err := s.Peer.Backfill(ctx, server, roomID, limit, from)
 	if err != nil {
 		return nil, err
 	}

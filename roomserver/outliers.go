@@ -75,8 +75,13 @@ func (r *room) addOutliers(list []*event.Event) error {
 		known[ev.ID()] = s
 		r.pending[nid], r.pendingID[ev.ID()] = s, s
 		rows = append(rows, s.row(false))
-		for _, a := range auths {
+		numbers := make([]int64, len(auths))
+		for i, a := range auths {
+			numbers[i] = a.NID
 			edges = append(edges, []any{nid, a.NID})
+		}
+		if err := r.cite(s, numbers); err != nil {
+			return err
 		}
 	}
 	if len(rows) == 0 {
@@ -86,11 +91,16 @@ func (r *room) addOutliers(list []*event.Event) error {
 	for _, row := range rows {
 		stored.list = append(stored.list, &addition{Stored: r.pending[row.NID]})
 	}
+	stored.list[0].places = r.cover.Take()
+	places, links := placeRows(stored.list[0].places)
 	r.commit(stored, func(tx storage.Tx) error {
 		if err := tx.CopyEvents(rows); err != nil {
 			return fmt.Errorf("store outliers: %w", err)
 		}
-		return tx.CopyIn("event_auth", []string{"event", "auth"}, edges)
+		if err := tx.CopyIn("event_auth", []string{"event", "auth"}, edges); err != nil {
+			return err
+		}
+		return tx.CopyPlaces(r.row.NID, places, links)
 	})
 	return nil
 }

@@ -50,6 +50,9 @@ func (rd *Reader) stored(version *event.Version, row *storage.Event) (*Stored, e
 	if err != nil {
 		return nil, fmt.Errorf("read stored event %s: %w", row.ID, err)
 	}
+	if row.RedactedBy != "" {
+		ev = ev.AsRedacted()
+	}
 	s := &Stored{Event: ev, NID: row.NID, Room: row.Room, Status: row.Status,
 		Before: state.Root(row.RootBefore), After: state.Root(row.RootAfter), RedactedBy: id.EventID(row.RedactedBy)}
 	if row.Ord != nil {

@@ -204,6 +204,10 @@ func (r *room) take(ev *event.Event, g *given) error {
 	if isKnown && before.Status != storage.Outlier {
 		return nil
 	}
+	if ev.Type() == "m.room.create" {
+		// By the rules a second one passes, since it cites nothing.
+		return chancery.Forbidden("the room has been created")
+	}
 	h := how{}
 	if isKnown {
 		h.row = before

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"chancery"
+	"chancery/federation/peer"
 	"chancery/roomserver/event"
 	"chancery/roomserver/state"
 	"chancery/storage"
@@ -91,10 +92,10 @@ func (s *Server) whoKnows(ctx context.Context, user id.UserID, roomID id.RoomID,
 	}), err
 }
 
-func versionNames() []string {
-	var names []string
+func versionNames() []id.RoomVersion {
+	var names []id.RoomVersion
 	for _, v := range event.Versions() {
-		names = append(names, v.Name)
+		names = append(names, id.RoomVersion(v.Name))
 	}
 	return names
 }
@@ -104,11 +105,11 @@ func (s *Server) joinThrough(ctx context.Context, server string, j Join, content
 	if err != nil {
 		return err
 	}
-	version, ev, err := s.finish(made.RoomVersion, made.Event, j.Room, j.User, "join", content)
+	version, ev, err := s.finish(string(made.RoomVersion), made.Event, j.Room, j.User, "join", content)
 	if err != nil {
 		return err
 	}
-	answer, err := s.Peer.SendJoin(ctx, server, j.Room, ev.ID(), ev.JSON())
+	answer, err := s.Peer.SendJoin(ctx, server, j.Room, ev.ID(), ev.JSON(), false)
 	if err != nil {
 		return err
 	}
@@ -325,7 +326,7 @@ func (s *Server) leaveThrough(ctx context.Context, server string, user id.UserID
 	if err != nil {
 		return err
 	}
-	_, ev, err := s.finish(made.RoomVersion, made.Event, roomID, user, "leave", content)
+	_, ev, err := s.finish(string(made.RoomVersion), made.Event, roomID, user, "leave", content)
 	if err != nil {
 		return err
 	}
@@ -383,7 +384,7 @@ func (s *Server) inviteRemote(ctx context.Context, n NewEvent, server string) er
 	if err != nil {
 		return err
 	}
-	raw, err := s.Peer.Invite(ctx, server, n.Room, ev.ID(), ev.Version().Name, ev.JSON(), stripped)
+	raw, err := s.Peer.Invite(ctx, server, n.Room, ev.ID(), peer.Invite{RoomVersion: id.RoomVersion(ev.Version().Name), Event: ev.JSON(), State: stripped})
 	if err != nil {
 		return asAnswer(err)
 	}

@@ -28,22 +28,24 @@ type room struct {
 	used   time.Time
 	ctx    context.Context // of the present holder
 
-	row       storage.Room
-	version   *event.Version
-	array     *state.Array
-	create    *event.Event
-	exts      []*Stored
-	low, high int64 // bounds of the history's order
-	slots     map[Key]int64
-	keys      map[int64]Key
-	pending   map[int64]*Stored       // submitted, not known to be committed
-	pendingID map[id.EventID]*Stored  // the same by ID
-	servers   map[string]int64        // joined members by server
-	set       int64                   // the server set last stored, 0: stale
-	txns      map[deviceKey]*usedTxns // of recent senders
-	memo      map[[2]state.Root]state.Root
-	newSlots  []storage.Slot // given, and not yet part of an addition
-	waits     []*sql.Pending // of the present holder
+	row         storage.Room
+	version     *event.Version
+	array       *state.Array
+	create      *event.Event
+	exts        []*Stored
+	low, high   int64 // bounds of the history's order
+	slots       map[Key]int64
+	keys        map[int64]Key
+	pending     map[int64]*Stored       // submitted, not known to be committed
+	pendingID   map[id.EventID]*Stored  // the same by ID
+	servers     map[string]int64        // joined members by server
+	set         int64                   // the server set last stored, 0: stale
+	txns        map[deviceKey]*usedTxns // of recent senders
+	memo        map[string]state.Root   // resolved states by what they were resolved from
+	cover       *state.Cover
+	pendingAuth map[int64][]int64 // auth events of those in pending
+	newSlots    []storage.Slot    // given, and not yet part of an addition
+	waits       []*sql.Pending    // of the present holder
 
 	known    atomic.Pointer[event.Version] // set when loaded, for those who do not hold the room
 	inFlight atomic.Int64                  // commits under way
@@ -80,7 +82,8 @@ func (r *room) reset(row storage.Room, version *event.Version) {
 	r.pending, r.pendingID = map[int64]*Stored{}, map[id.EventID]*Stored{}
 	r.servers, r.set = map[string]int64{}, 0
 	r.txns = map[deviceKey]*usedTxns{}
-	r.memo = map[[2]state.Root]state.Root{}
+	r.memo, r.pendingAuth = map[string]state.Root{}, map[int64][]int64{}
+	r.cover = state.NewCover(roomPlaces{r})
 	r.broken.Store(nil)
 	r.known.Store(version)
 	r.create, r.newSlots = nil, nil
@@ -163,7 +166,9 @@ func (r *room) settle() {
 	for _, a := range done {
 		for _, add := range a.list {
 			r.array.Stored(add.nodes)
+			r.cover.Stored(add.places)
 			delete(r.pending, add.NID)
+			delete(r.pendingAuth, add.NID)
 			delete(r.pendingID, add.ID())
 			if add.Placed && add.Status == storage.Accepted {
 				r.s.Reader.events.put(add.NID, add.Stored, add.Size()+400)

@@ -44,6 +44,27 @@ CREATE TABLE event_auth (
 	PRIMARY KEY (event, auth)
 );
 
+-- Where events stand in their room's chain cover: from a place, every lower index of the same chain is in
+-- the event's auth chain. Every event that others may cite as an auth event has one.
+CREATE TABLE event_places (
+	event BIGINT PRIMARY KEY,
+	room  BIGINT NOT NULL,
+	chain BIGINT NOT NULL,
+	idx   BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX event_places_chain ON event_places (room, chain, idx);
+
+-- The event at (from_chain, from_idx) has (to_chain, to_idx), and all before it, in its auth chain.
+CREATE TABLE chain_links (
+	room       BIGINT NOT NULL,
+	from_chain BIGINT NOT NULL,
+	from_idx   BIGINT NOT NULL,
+	to_chain   BIGINT NOT NULL,
+	to_idx     BIGINT NOT NULL,
+	PRIMARY KEY (room, from_chain, from_idx, to_chain, to_idx)
+);
+CREATE INDEX chain_links_to ON chain_links (room, to_chain, to_idx);
+
 -- Prev events that are not here yet: each row is an open gap below the event.
 CREATE TABLE missing_prev (
 	room    BIGINT NOT NULL,

@@ -1,0 +1,302 @@
+package roomserver
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"chancery"
+	"chancery/roomserver/auth"
+	"chancery/roomserver/event"
+	"chancery/roomserver/state"
+
+	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
+	"maunium.net/go/mautrix/id"
+)
+
+// Template is an event that we propose to a server whose user wants in or out.
+type Template struct {
+	Version string
+	Event   json.RawMessage
+}
+
+// MakeMembership proposes a join, a leave or a knock to the server of the user.
+//
+// spec: s2s/makeJoin, s2s/makeLeave, s2s/makeKnock
+func (s *Server) MakeMembership(ctx context.Context, origin string, roomID id.RoomID, user id.UserID, membership string, versions []string) (*Template, error) {
+	if user.Homeserver() != origin {
+		return nil, chancery.Forbidden("the user is not of your server")
+	}
+	var t *Template
+	err := s.in(ctx, roomID, func(r *room) error {
+		if r.servers[s.ServerName] == 0 {
+			return chancery.NotFound("we are not in this room")
+		}
+		if err := r.checkACL(origin); err != nil {
+			return err
+		}
+		if membership != "leave" && !slices.Contains(versions, r.version.Name) {
+			return chancery.Errorf(400, chancery.CodeIncompatibleRoomVersion, "your server does not support the room's version").
+				With("room_version", r.version.Name)
+		}
+		content, err := r.membershipFor(user, membership)
+		if err != nil {
+			return err
+		}
+		key := string(user)
+		p, auths, err := r.proto(NewEvent{Sender: user, Type: "m.room.member", StateKey: &key, Content: content}, state.Root(r.row.Root))
+		if err != nil {
+			return err
+		}
+		// Built and signed only to be judged; the user's server makes its own.
+		ev, err := event.Build(r.version, p, s.ServerName, s.KeyID, s.Key, now())
+		if err != nil {
+			return err
+		}
+		if err := auth.Check(ev, auths); err != nil {
+			return refused(err)
+		}
+		text := ev.JSON()
+		for _, k := range []string{"hashes", "signatures", "event_id"} {
+			if text, err = sjson.DeleteBytes(slices.Clone(text), k); err != nil {
+				return err
+			}
+		}
+		t = &Template{Version: r.version.Name, Event: text}
+		return nil
+	})
+	return t, err
+}
+
+// membershipFor makes the content that we propose; in a restricted room it names who lets the user in.
+func (r *room) membershipFor(user id.UserID, membership string) (json.RawMessage, error) {
+	content, err := withMembership(nil, membership)
+	if err != nil || membership != "join" {
+		return content, err
+	}
+	member, err := r.member(user)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := r.stateAt(state.Root(r.row.Root), []Key{{"m.room.join_rules", ""}})
+	if err != nil {
+		return nil, err
+	}
+	rule := rules[Key{"m.room.join_rules", ""}]
+	if rule == nil || !r.isRestricted(auth.JoinRule(rule.Event)) {
+		return content, nil
+	}
+	if member != nil && (member.Membership() == "join" || member.Membership() == "invite") {
+		return content, nil
+	}
+	allowed, known, err := r.inAllowedRoom(user, rule)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case !allowed && !known:
+		return nil, chancery.Errorf(400, chancery.CodeUnableToAuthoriseJoin, "we cannot tell whether the user may join")
+	case !allowed:
+		return nil, chancery.Forbidden("the user is in none of the rooms that would let them in")
+	}
+	via, err := r.localInviter()
+	if err != nil {
+		return nil, err
+	}
+	if via == "" {
+		return nil, chancery.Errorf(400, chancery.CodeUnableToGrantJoin, "nobody here may let the user in")
+	}
+	return sjson.SetBytes(content, "join_authorised_via_users_server", via)
+}
+
+// Taken is the answer to a join that we took.
+type Taken struct {
+	Event     json.RawMessage // with our signature too, when we let the user in
+	State     []json.RawMessage
+	AuthChain []json.RawMessage
+	Servers   []string
+}
+
+// TakeMembership takes a membership event that another server made of our proposal and sends it on.
+//
+// spec: s2s/sendJoinV2, s2s/sendLeaveV2, s2s/sendKnock
+func (s *Server) TakeMembership(ctx context.Context, origin string, roomID id.RoomID, eventID id.EventID, raw json.RawMessage, membership string) (*Taken, error) {
+	version, err := s.versionOf(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	ev, err := event.Parse(version, raw)
+	if err != nil {
+		return nil, err
+	}
+	key, isState := ev.StateKey()
+	switch {
+	case ev.ID() != eventID:
+		return nil, chancery.InvalidParam("the event is not the one that the path names")
+	case ev.RoomID() != roomID:
+		return nil, chancery.InvalidParam("the event is of another room")
+	case ev.Type() != "m.room.member" || !isState || key != string(ev.Sender()) || ev.Membership() != membership:
+		return nil, chancery.BadJSON("the event is not a %s of its sender", membership)
+	case ev.Sender().Homeserver() != origin:
+		return nil, chancery.Forbidden("the sender is not of your server")
+	}
+	if ev, err = s.letIn(ctx, ev, membership); err != nil {
+		return nil, err
+	}
+	if errs := s.verify(ctx, []*event.Event{ev}); errs[0] != nil {
+		return nil, chancery.Forbidden("the event's signature does not hold").Because(errs[0])
+	}
+	taken := &Taken{Event: ev.JSON()}
+	err = s.in(ctx, roomID, func(r *room) error {
+		if r.servers[s.ServerName] == 0 {
+			return chancery.NotFound("we are not in this room")
+		}
+		if err := r.checkACL(origin); err != nil {
+			return err
+		}
+		before, err := r.takeProposed(ev)
+		if err != nil {
+			return err
+		}
+		for server := range r.servers {
+			taken.Servers = append(taken.Servers, server)
+		}
+		slices.Sort(taken.Servers)
+		if membership != "join" {
+			return nil
+		}
+		return r.stateFor(ev, before, taken)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return taken, nil
+}
+
+// letIn signs a restricted join that one of ours is named to let in, after checking that we would.
+func (s *Server) letIn(ctx context.Context, ev *event.Event, membership string) (*event.Event, error) {
+	via := gjson.GetBytes(ev.Content(), "join_authorised_via_users_server").Str
+	if membership != "join" || via == "" || !ev.Version().Restricted || id.UserID(via).Homeserver() != s.ServerName {
+		return ev, nil
+	}
+	err := s.in(ctx, ev.RoomID(), func(r *room) error {
+		_, err := r.membershipFor(ev.Sender(), "join")
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ev.Sign(s.ServerName, s.KeyID, s.Key)
+}
+
+// takeProposed adds an event made of our proposal. It must be allowed now, not only where it stands.
+func (r *room) takeProposed(ev *event.Event) (before state.Root, err error) {
+	known, err := r.eventsByID([]id.EventID{ev.ID()})
+	if err != nil {
+		return 0, err
+	}
+	if was := known[ev.ID()]; was != nil && was.Placed {
+		return was.Before, nil
+	}
+	n := &needs{}
+	prev, err := r.prevOf(ev, n)
+	if err != nil {
+		return 0, err
+	}
+	auths, err := r.authOf(ev, n)
+	if err != nil {
+		return 0, err
+	}
+	if len(n.prev) > 0 || len(n.auth) > 0 {
+		return 0, chancery.BadJSON("the event does not build on our proposal")
+	}
+	if before, err = r.resolve(rootsAfter(prev)); err != nil {
+		return 0, err
+	}
+	if err := r.passesOwnAuth(ev, auths); err != nil {
+		return 0, refused(err)
+	}
+	for _, root := range []state.Root{before, state.Root(r.row.Root)} {
+		if err := r.allowedBy(ev, root); err != nil {
+			return 0, asRefusal(err)
+		}
+	}
+	a, err := r.add(ev, how{before: before, own: true})
+	if err != nil {
+		return 0, err
+	}
+	r.submit(a)
+	return before, nil
+}
+
+// stateFor gives the state before the join and the auth chains of all of it.
+func (r *room) stateFor(ev *event.Event, before state.Root, t *Taken) error {
+	entries, err := r.array.All(before)
+	if err != nil {
+		return err
+	}
+	nids := make([]int64, len(entries))
+	for i, e := range entries {
+		nids[i] = e.NID
+	}
+	found, err := r.events(nids)
+	if err != nil {
+		return err
+	}
+	inState := make(map[int64]bool, len(nids))
+	for _, n := range nids {
+		if e := found[n]; e != nil {
+			t.State = append(t.State, e.JSON())
+			inState[n] = true
+		}
+	}
+	joinAuth, err := r.eventsByID(ev.AuthEvents())
+	if err != nil {
+		return err
+	}
+	from := slices.Clone(nids)
+	for _, a := range joinAuth {
+		from = append(from, a.NID)
+	}
+	chain, err := r.authChain(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range chain {
+		t.AuthChain = append(t.AuthChain, e.JSON())
+	}
+	return nil
+}
+
+// authChain walks the auth events of events, level by level, the events themselves left out unless they
+// are in another's chain.
+func (r *room) authChain(from []int64) (map[int64]*Stored, error) {
+	out := map[int64]*Stored{}
+	walk := from
+	for len(walk) > 0 {
+		known, err := r.knownEvents(walk)
+		if err != nil {
+			return nil, err
+		}
+		var next []int64
+		seen := map[int64]bool{}
+		for _, k := range known {
+			for _, a := range k.Auth {
+				if out[a] == nil && !seen[a] {
+					seen[a] = true
+					next = append(next, a)
+				}
+			}
+		}
+		found, err := r.events(next)
+		if err != nil {
+			return nil, err
+		}
+		for n, e := range found {
+			out[n] = e
+		}
+		walk = next
+	}
+	return out, nil
+}

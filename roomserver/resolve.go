@@ -1,0 +1,268 @@
+package roomserver
+
+import (
+	"fmt"
+	"slices"
+
+	"chancery/roomserver/auth"
+	"chancery/roomserver/state"
+	"chancery/storage"
+)
+
+// resolve merges states. Only what differs between them is looked at; a result is kept for the pair.
+//
+// spec: rooms/v12#state-resolution
+func (r *room) resolve(roots []state.Root) (state.Root, error) {
+	roots = slices.Clone(roots)
+	slices.Sort(roots)
+	roots = slices.Compact(roots)
+	switch len(roots) {
+	case 0:
+		return 0, nil
+	case 1:
+		return roots[0], nil
+	}
+	memoKey := fmt.Sprint(roots)
+	if root, ok := r.memo[memoKey]; ok {
+		return root, nil
+	}
+	slots, err := r.conflicting(roots)
+	if err != nil {
+		return 0, err
+	}
+	sets := make([][]int64, len(roots))
+	for i, root := range roots {
+		nids, err := r.array.Get(root, slots...)
+		if err != nil {
+			return 0, err
+		}
+		sets[i] = slices.DeleteFunc(nids, func(n int64) bool { return n == 0 })
+	}
+	create, err := r.createNumber(roots[0])
+	if err != nil {
+		return 0, err
+	}
+	result, err := state.Resolve(r.version, sets, state.Input{
+		Events: r.knownEvents,
+		Agreed: func(keys []auth.Key) ([]int64, error) { return r.agreed(roots[0], slots, keys) },
+		Cover:  r.cover,
+		Create: create,
+	})
+	if err != nil {
+		return 0, fmt.Errorf("resolve %d states of %s: %w", len(roots), r.id, err)
+	}
+	changes := make(map[int64]int64, len(result))
+	for k, nid := range result {
+		// The resolution may name a key that none of the states has.
+		slot, isNew, err := r.takeSlot(Key{k.Type, k.StateKey})
+		if err != nil {
+			return 0, err
+		}
+		if isNew {
+			r.newSlots = append(r.newSlots, storage.Slot{Slot: slot, Type: k.Type, StateKey: k.StateKey})
+		}
+		changes[slot] = nid
+	}
+	root, err := r.array.Set(roots[0], changes)
+	if err != nil {
+		return 0, err
+	}
+	if len(r.memo) > 100 {
+		clear(r.memo)
+	}
+	r.memo[memoKey] = root
+	return root, nil
+}
+
+// conflicting lists the slots in which some of the states differ.
+func (r *room) conflicting(roots []state.Root) ([]int64, error) {
+	var slots []int64
+	for _, root := range roots[1:] {
+		changes, err := r.array.Diff(roots[0], root)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range changes {
+			slots = append(slots, c.Slot)
+		}
+	}
+	slices.Sort(slots)
+	return slices.Compact(slots), nil
+}
+
+func (r *room) createNumber(root state.Root) (int64, error) {
+	found, err := r.stateAt(root, []Key{{"m.room.create", ""}})
+	if err != nil {
+		return 0, err
+	}
+	ev := found[Key{"m.room.create", ""}]
+	if ev == nil {
+		return 0, fmt.Errorf("a state of %s has no create event", r.id)
+	}
+	return ev.NID, nil
+}
+
+// agreed looks up keys in the part of the state that is not conflicted.
+func (r *room) agreed(root state.Root, conflicting []int64, keys []auth.Key) ([]int64, error) {
+	slots := make([]int64, len(keys))
+	for i, k := range keys {
+		slot, err := r.slot(Key{k.Type, k.StateKey})
+		if err != nil {
+			return nil, err
+		}
+		if _, bad := slices.BinarySearch(conflicting, slot); bad {
+			slot = noSlot
+		}
+		slots[i] = slot
+	}
+	nids, err := r.array.Get(root, slots...)
+	return nids, err
+}
+
+// knownEvents reads events with the numbers of their auth events.
+func (r *room) knownEvents(nids []int64) (map[int64]state.Known, error) {
+	events, err := r.events(nids)
+	if err != nil {
+		return nil, err
+	}
+	auths := make(map[int64][]int64, len(nids))
+	var stored []int64
+	for _, n := range nids {
+		if list, ok := r.pendingAuth[n]; ok {
+			auths[n] = list
+		} else {
+			stored = append(stored, n)
+		}
+	}
+	if len(stored) > 0 {
+		err := r.read(func(tx storage.Tx) error {
+			edges, err := tx.AuthEdges(stored)
+			for _, e := range edges {
+				auths[e.Event] = append(auths[e.Event], e.Auth)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	out := make(map[int64]state.Known, len(events))
+	for n, ev := range events {
+		out[n] = state.Known{NID: n, Event: ev.Event, Auth: auths[n], Rejected: ev.Status == storage.Rejected}
+	}
+	return out, nil
+}
+
+// cite gives a state event its place in the chain cover.
+func (r *room) cite(ev *Stored, auths []int64) error {
+	var follows int64
+	key, _ := ev.StateKey()
+	known, err := r.events(auths)
+	if err != nil {
+		return err
+	}
+	for n, a := range known {
+		if a.IsState(ev.Type(), key) {
+			follows = n
+		}
+	}
+	if _, err := r.cover.Add(ev.NID, auths, follows); err != nil {
+		return fmt.Errorf("place %s among the auth chains: %w", ev.ID(), err)
+	}
+	r.pendingAuth[ev.NID] = auths
+	return nil
+}
+
+// placeRows are new places as storage keeps them.
+func placeRows(made []state.NewPlace) (places []storage.Place, links []storage.PlaceLink) {
+	for _, m := range made {
+		places = append(places, storage.Place{Event: m.NID, Chain: m.Place.Chain, Index: m.Place.Index})
+		for _, l := range m.Links {
+			links = append(links, storage.PlaceLink{From: placeRow(l.From), To: placeRow(l.To)})
+		}
+	}
+	return places, links
+}
+
+func placeRow(p state.Place) storage.Place { return storage.Place{Chain: p.Chain, Index: p.Index} }
+
+// roomPlaces reads the room's chain cover.
+type roomPlaces struct{ r *room }
+
+func (p roomPlaces) Places(nids []int64) (map[int64]state.Place, error) {
+	out := make(map[int64]state.Place, len(nids))
+	err := p.r.read(func(tx storage.Tx) error {
+		rows, err := tx.PlacesOf(nids)
+		for _, row := range rows {
+			out[row.Event] = state.Place{Chain: row.Chain, Index: row.Index}
+		}
+		return err
+	})
+	return out, err
+}
+
+func (p roomPlaces) Events(spans []state.Span, limit int) (map[state.Place]int64, error) {
+	out := map[state.Place]int64{}
+	err := p.r.read(func(tx storage.Tx) error {
+		for _, s := range spans {
+			if len(out) >= limit {
+				break
+			}
+			rows, err := tx.PlacesIn(p.r.row.NID, s.Chain, s.First, s.Last, limit-len(out))
+			if err != nil {
+				return err
+			}
+			for _, row := range rows {
+				out[state.Place{Chain: row.Chain, Index: row.Index}] = row.Event
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (p roomPlaces) Lengths(chains []int64) (map[int64]int64, error) {
+	out := make(map[int64]int64, len(chains))
+	err := p.r.read(func(tx storage.Tx) error {
+		rows, err := tx.ChainLengths(p.r.row.NID, chains)
+		for _, row := range rows {
+			out[row.Chain] = row.Index
+		}
+		return err
+	})
+	return out, err
+}
+
+func (p roomPlaces) LinksFrom(chains []int64) (out []state.Link, err error) {
+	err = p.r.read(func(tx storage.Tx) error {
+		rows, err := tx.LinksFrom(p.r.row.NID, chains)
+		out = linksOf(rows)
+		return err
+	})
+	return out, err
+}
+
+func (p roomPlaces) LinksTo(spans []state.Span, limit int) (out []state.Link, err error) {
+	err = p.r.read(func(tx storage.Tx) error {
+		for _, s := range spans {
+			if len(out) >= limit {
+				break
+			}
+			rows, err := tx.LinksTo(p.r.row.NID, s.Chain, s.First, s.Last, limit-len(out))
+			if err != nil {
+				return err
+			}
+			out = append(out, linksOf(rows)...)
+		}
+		return nil
+	})
+	return out, err
+}
+
+func linksOf(rows []storage.PlaceLink) []state.Link {
+	out := make([]state.Link, len(rows))
+	for i, l := range rows {
+		out[i] = state.Link{From: state.Place{Chain: l.From.Chain, Index: l.From.Index}, To: state.Place{Chain: l.To.Chain, Index: l.To.Index}}
+	}
+	return out
+}
