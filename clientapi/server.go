@@ -7,16 +7,30 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 
 	"chancery"
 	"chancery/config"
 	"chancery/endpoint"
+	"chancery/federation/peer"
+	"chancery/roomserver"
+	"chancery/storage"
+	"chancery/storage/blob"
+	"chancery/users"
 )
 
 // Server answers the client-server API.
 type Server struct {
 	Config  *config.Config
+	DB      *storage.DB
+	Reader  *roomserver.Reader
+	Rooms   *roomserver.Server
+	Users   *users.Server
+	Peer    *peer.Client
+	NATS    *nats.Conn       // for what is told without being kept: typing, presence
+	Blobs   blob.Store       // media bytes
+	Sync    endpoint.Handler // the row "sync", answered by syncapi; the zero value is planned
 	Auth    endpoint.Authenticator // nil knows no token
 	Limits  *endpoint.Limits       // nil limits nothing
 	Metrics *endpoint.Metrics      // nil counts nothing
