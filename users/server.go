@@ -4,6 +4,8 @@
 package users
 
 import (
+	"context"
+
 	"chancery/config"
 	"chancery/storage"
 
@@ -17,15 +19,36 @@ type Options struct {
 	ServerName string
 	Config     *config.Config
 	Log        *zap.Logger
+
+	// OnDeactivate takes a deactivated user out of all rooms. It is asked again until it
+	// succeeds, also after a restart, and needs Run. Nil leaves them in.
+	OnDeactivate func(ctx context.Context, user id.UserID) error
 }
 
 // Server answers for our users.
 type Server struct {
 	Options
+	passwords *passwords
+	attempts  *attempts // nil when nothing is limited
+	sessions  sessions
+	sightings sightings
+	leave     chan struct{} // somebody has rooms to leave
 }
 
-// New makes a Server.
-func New(o Options) *Server { return &Server{Options: o} }
+// New makes a Server. Run must be running for what needs no request.
+func New(o Options) *Server {
+	if o.Config == nil {
+		o.Config = config.Default()
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	s := &Server{Options: o, passwords: newPasswords(o.Config.Passwords.Cost == "low"), leave: make(chan struct{}, 1)}
+	if o.Config.RateLimits.Enabled {
+		s.attempts = &attempts{}
+	}
+	return s
+}
 
 // IsLocal says whether a user is one of ours.
 func (s *Server) IsLocal(user id.UserID) bool { return user.Homeserver() == s.ServerName }
