@@ -1,0 +1,296 @@
+// Package serve wires the components into one server and runs them. It is the whole of
+// `chancery serve` but for reading flags, so that tests start real servers in their process.
+package serve
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"chancery/clientapi"
+	"chancery/config"
+	"chancery/endpoint"
+	"chancery/federation"
+	"chancery/federation/peer"
+	"chancery/roomserver"
+	"chancery/storage"
+	"chancery/storage/blob"
+	"chancery/storage/eventlog"
+	"chancery/storage/sql"
+	"chancery/users"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+)
+
+// Components are what a process may run.
+var Components = []string{"clientapi", "syncapi", "federation", "roomserver", "users"}
+
+// Options say what to serve.
+type Options struct {
+	Config  *config.Config
+	Only    []string // components; empty: all
+	Release string
+	Log     *zap.Logger
+	// Ready is called when the client listener is open, with the addresses that were bound.
+	Ready func(Addresses)
+}
+
+// Addresses are what the listeners were bound to.
+type Addresses struct {
+	Client, Federation []net.Addr
+}
+
+// Run serves until ctx ends, then flushes and stops. A start that cannot succeed says so in one sentence and
+// leaves nothing behind.
+func Run(ctx context.Context, o Options) (err error) {
+	if len(o.Only) == 0 {
+		o.Only = Components
+	}
+	s := &server{Options: o, cfg: o.Config}
+	defer func() {
+		for _, undo := range slices.Backward(s.undo) {
+			undo()
+		}
+	}()
+	for _, step := range []func(context.Context) error{s.openData, s.openLog, s.makeComponents, s.listen} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return s.run(ctx)
+}
+
+type server struct {
+	Options
+	cfg  *config.Config
+	undo []func() // in reverse, when the server ends
+
+	keys   *peer.Keys
+	nats   *eventlog.NATS
+	db     *storage.DB
+	log    *eventlog.Log
+	peer   *peer.Client
+	reader *roomserver.Reader
+	rooms  *roomserver.Server
+	users  *users.Server
+	fed    *federation.Server
+	client *clientapi.Server
+
+	registry *prometheus.Registry
+	metrics  *endpoint.Metrics
+	limits   *endpoint.Limits
+	ready    atomic.Bool
+
+	clientListen, fedListen, metricsListen []net.Listener
+}
+
+func (s *server) runs(component string) bool { return slices.Contains(s.Only, component) }
+
+// openData makes the data directory ours alone, reads the signing key and opens the database.
+func (s *server) openData(ctx context.Context) error {
+	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
+	unlock, err := sql.LockDir(s.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	s.undo = append(s.undo, unlock)
+	if s.keys, err = peer.LoadKeys(s.cfg.KeyFile(), s.cfg.ServerName); err != nil {
+		return fmt.Errorf("read the signing key: %w", err)
+	}
+	if s.nats, err = eventlog.Start(ctx, eventlog.NATSOptions{URL: s.cfg.NATS.URL, Credentials: s.cfg.NATS.Credentials,
+		Replicas: s.cfg.NATS.Replicas, Dir: filepath.Join(s.cfg.DataDir, "log"), Log: s.Log.Named("nats")}); err != nil {
+		return fmt.Errorf("start the log: %w", err)
+	}
+	s.undo = append(s.undo, s.nats.Close)
+	s.db, err = storage.Open(ctx, sql.Options{URL: s.cfg.Database.URL, Path: filepath.Join(s.cfg.DataDir, "chancery.db"),
+		MaxConnections: s.cfg.Database.MaxConnections, Log: s.Log.Named("storage"), Release: s.Release,
+		HighWater: filepath.Join(s.cfg.DataDir, "epoch")})
+	if err != nil {
+		return err
+	}
+	s.undo = append(s.undo, func() { s.db.Close() })
+	return nil
+}
+
+// openLog begins to tell what is committed. A log that has told more than the database has means that the
+// database was rolled back: a new epoch begins before anything is served.
+func (s *server) openLog(ctx context.Context) (err error) {
+	if told, err := eventlog.Newest(ctx, s.nats, s.db.Epoch()); err != nil {
+		s.Log.Warn("could not compare the log with the database", zap.Error(err))
+	} else if top, err := s.db.MaxPos(ctx); err != nil {
+		return err
+	} else if told > top {
+		if err := s.db.BeginEpoch(ctx, "the log has told more than the database has"); err != nil {
+			return fmt.Errorf("begin a new epoch: %w", err)
+		}
+	}
+	s.log, err = eventlog.Open(ctx, s.nats, s.db, eventlog.Options{Log: s.Log.Named("log")})
+	if err != nil {
+		return fmt.Errorf("open the log: %w", err)
+	}
+	s.undo = append(s.undo, s.log.Close)
+	s.db.OnCommit(s.log.Publish)
+	return nil
+}
+
+// Memory for events and state nodes read from SQL.
+const readerBytes = 48 << 20
+
+func (s *server) makeComponents(context.Context) (err error) {
+	s.registry = prometheus.NewRegistry()
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.metrics = endpoint.NewMetrics(s.registry)
+	if s.cfg.RateLimits.Enabled {
+		s.limits = endpoint.NewLimits(nil)
+	}
+	if s.peer, err = peer.New(peer.Options{ServerName: s.cfg.ServerName, Key: s.keys.Key(), TrustedCA: s.cfg.Federation.TrustedCA,
+		AllowPrivate: s.cfg.Federation.AllowPrivateAddresses, RetryMin: s.cfg.Federation.RetryMin, Log: s.Log.Named("peer"),
+		UserAgent: "Chancery/" + s.Release}); err != nil {
+		return err
+	}
+	s.undo = append(s.undo, s.peer.Close)
+	ring := peer.NewKeyRing(s.peer, s.keys, keyStore{s.db}, nil)
+	key := s.keys.Key()
+	s.reader = roomserver.NewReader(readerBytes)
+	s.rooms = roomserver.New(roomserver.Options{DB: s.db, Reader: s.reader, ServerName: s.cfg.ServerName, KeyID: key.ID, Key: key.Private,
+		Peer: s.peer, Keys: ring, DefaultVersion: s.cfg.Rooms.DefaultVersion, Log: s.Log.Named("rooms")})
+	s.users = users.New(users.Options{DB: s.db, ServerName: s.cfg.ServerName, Config: s.cfg, Log: s.Log.Named("users")})
+	blobs, err := blob.Open(filepath.Join(s.cfg.DataDir, "media"))
+	if err != nil {
+		return fmt.Errorf("open the media store: %w", err)
+	}
+	s.fed = &federation.Server{Config: s.cfg, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("federation")}
+	s.client = &clientapi.Server{Config: s.cfg, DB: s.db, Reader: s.reader, Rooms: s.rooms, Users: s.users, Peer: s.peer,
+		NATS: s.nats.Conn(), Blobs: blobs, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("clientapi")}
+	return nil
+}
+
+// runners are the goroutines of the components, each until its context ends.
+func (s *server) runners() []func(context.Context) error {
+	var all []func(context.Context) error
+	if s.runs("roomserver") {
+		all = append(all, s.rooms.Run)
+	}
+	if s.runs("users") {
+		all = append(all, s.users.Run)
+	}
+	return all
+}
+
+// listen binds the addresses; the client listener is the last to be served.
+func (s *server) listen(context.Context) (err error) {
+	bind := func(what string, addresses []string) ([]net.Listener, error) {
+		bound, err := listen(what, addresses)
+		for _, l := range bound {
+			s.undo = append(s.undo, func() { l.Close() })
+		}
+		return bound, err
+	}
+	if s.cfg.Metrics.Listen != "" {
+		if s.metricsListen, err = bind("metrics", []string{s.cfg.Metrics.Listen}); err != nil {
+			return err
+		}
+	}
+	if s.runs("federation") {
+		if s.fedListen, err = bind("federation", s.cfg.Federation.Listen); err != nil {
+			return err
+		}
+		if s.cfg.Federation.TLS {
+			cert, err := certificate(s.cfg)
+			if err != nil {
+				return err
+			}
+			for i, l := range s.fedListen {
+				s.fedListen[i] = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12,
+					NextProtos: []string{"h2", "http/1.1"}})
+			}
+		}
+	}
+	if s.runs("clientapi") {
+		if s.clientListen, err = bind("client", s.cfg.Client.Listen); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stopTime is what everything together gets to flush and stop.
+const stopTime = 4 * time.Second
+
+// run serves until ctx ends. Requests end before the components that answer them, those before the log and
+// the database.
+func (s *server) run(ctx context.Context) error {
+	components, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	below, belowCtx := errgroup.WithContext(components)
+	for _, run := range s.runners() {
+		below.Go(func() error { return run(belowCtx) })
+	}
+	front, frontCtx := errgroup.WithContext(ctx)
+	front.Go(func() error { // a component that fails takes the listeners down
+		select {
+		case <-belowCtx.Done():
+			return errComponent
+		case <-frontCtx.Done():
+			return nil
+		}
+	})
+	if s.metricsListen != nil {
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
+		serveHTTP(frontCtx, front, s.metricsListen, mux)
+	}
+	if s.fedListen != nil {
+		serveHTTP(frontCtx, front, s.fedListen, s.beside(s.fed.Handler()))
+	}
+	if s.clientListen != nil {
+		serveHTTP(frontCtx, front, s.clientListen, s.beside(s.client.Handler()))
+	}
+	s.ready.Store(true)
+	if s.Ready != nil {
+		s.Ready(s.addresses())
+	}
+	err := front.Wait()
+	stop()
+	done := make(chan error, 1)
+	go func() { done <- below.Wait() }()
+	select {
+	case belowErr := <-done:
+		if belowErr != nil && !errors.Is(belowErr, context.Canceled) {
+			return fmt.Errorf("serve: %w", belowErr)
+		}
+	case <-time.After(stopTime):
+		s.Log.Warn("some components did not stop in time")
+	}
+	if err != nil && !errors.Is(err, errComponent) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	s.Log.Info("stopped")
+	return nil
+}
+
+var errComponent = errors.New("a component ended")
+
+func (s *server) addresses() (a Addresses) {
+	for _, l := range s.clientListen {
+		a.Client = append(a.Client, l.Addr())
+	}
+	for _, l := range s.fedListen {
+		a.Federation = append(a.Federation, l.Addr())
+	}
+	return a
+}
