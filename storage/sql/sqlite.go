@@ -288,13 +288,10 @@ func (s *sqliteSession) script(_ context.Context, text string) error {
 }
 
 func runScript(conn *sqlite.Conn, text string) error {
-	for strings.TrimSpace(text) != "" {
+	for !onlyComments(text) {
 		stmt, rest, err := conn.PrepareTransient(text)
 		if err != nil {
 			return err
-		}
-		if stmt == nil {
-			return nil
 		}
 		used := text[:len(text)-rest]
 		for more := true; more && err == nil; {
@@ -312,6 +309,16 @@ func runScript(conn *sqlite.Conn, text string) error {
 		text = text[len(text)-rest:]
 	}
 	return nil
+}
+
+// onlyComments says that no statement is left: SQLite prepares nothing from it.
+func onlyComments(text string) bool {
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "--") {
+			return false
+		}
+	}
+	return true
 }
 
 type sqliteCursor struct {

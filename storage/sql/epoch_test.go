@@ -1,0 +1,220 @@
+package sql_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"chancery/storage/sql"
+	"chancery/storage/sql/sqltest"
+)
+
+func isFenced(err error) bool { return errors.Is(err, sql.ErrFenced) }
+
+func announce(t testing.TB, db *sql.DB) int64 {
+	t.Helper()
+	p := db.Submit(nil, func(tx *sql.Tx) error { tx.Announce(sql.Fact{Kind: sql.FactEvent}); return nil }, nil)
+	if err := p.Wait(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	return p.Facts()[0].Pos
+}
+
+func epochs(t testing.TB, db *sql.DB) (list []sql.Epoch) {
+	t.Helper()
+	read(t, db, func(tx *sql.Tx) (err error) { list, err = tx.Epochs(); return err })
+	return list
+}
+
+func TestTheFirstPositionIsTheTime(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		pos := announce(t, db)
+		if since := time.Since(time.UnixMicro(pos)); since < 0 || since > time.Minute {
+			t.Errorf("the first position is %d", pos)
+		}
+		facts, err := db.FactsAfter(context.Background(), 0, 10)
+		if err != nil || len(facts) != 2 || facts[0].Kind != sql.FactEpoch || facts[0].Pos != epochs(t, db)[0].Jump {
+			t.Errorf("facts %v, %v", facts, err)
+		}
+	})
+}
+
+func TestAnEpochStaysOverARestart(t *testing.T) {
+	sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) {
+		o := fresh()
+		o.HighWater = filepath.Join(t.TempDir(), "high")
+		db := open(t, o)
+		epoch, pos := db.Epoch(), announce(t, db)
+		db.Close()
+		db = open(t, o)
+		if db.Epoch() != epoch || announce(t, db) != pos+1 {
+			t.Errorf("epoch %d became %d without a reason", epoch, db.Epoch())
+		}
+	})
+}
+
+func TestBeginEpochJumps(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		var told []sql.Fact
+		before, first := announce(t, db), db.Epoch()
+		db.OnCommit(func(f []sql.Fact) { told = append(told, f...) })
+		if err := db.BeginEpoch(context.Background(), "restore"); err != nil {
+			t.Fatal(err)
+		}
+		after := announce(t, db)
+		e := epochs(t, db)
+		if db.Epoch() <= first || len(e) != 2 || e[0].Restored != before || after != e[0].Jump+1 || e[0].Jump <= before+1 || e[0].ID == e[1].ID {
+			t.Errorf("after %d comes %d, epochs %+v", before, after, e)
+		}
+		if len(told) != 2 || told[0].Kind != sql.FactEpoch || told[0].Pos != e[0].Jump {
+			t.Errorf("told %v", told)
+		}
+	})
+}
+
+// order.md 3: yesterday's file under today's process must not give a position again.
+func TestARestoredFileBeginsAnEpoch(t *testing.T) {
+	o := sqltest.SQLite(t)
+	db := open(t, o)
+	announce(t, db)
+	db.Close()
+	yesterday, err := os.ReadFile(o.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db = open(t, o)
+	first := db.Epoch()
+	var last int64
+	for range 50 {
+		last = announce(t, db)
+	}
+	db.Close()
+	if err := os.WriteFile(o.Path, yesterday, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db = open(t, o)
+	if pos := announce(t, db); db.Epoch() == first || pos <= last {
+		t.Errorf("after the restore position %d is given, %d had been", pos, last)
+	}
+	db.Close()
+	// Without the side file it may be any copy.
+	if err := os.Remove(filepath.Join(filepath.Dir(o.Path), "epoch")); err != nil {
+		t.Fatal(err)
+	}
+	second := epochs(t, open(t, o))
+	if len(second) != 3 || second[0].Reason != "another instance of the database" {
+		t.Errorf("epochs %+v", second)
+	}
+}
+
+func TestADatabaseThatGoesBackStopsTheProcess(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		lost := make(chan error, 1)
+		db.OnLost(func(err error) { lost <- err })
+		last := announce(t, db)
+		// What a failover to a standby that was behind looks like.
+		write(t, db, func(tx *sql.Tx) error { tx.Exec(`DELETE FROM facts WHERE pos = $1`, last); return nil })
+		select {
+		case <-lost:
+		case <-time.After(10 * time.Second):
+			t.Fatal("nobody noticed")
+		}
+		if err := db.Write(context.Background(), nil, func(tx *sql.Tx) error { return nil }); err == nil {
+			t.Error("something was written afterwards")
+		}
+	})
+}
+
+// Another cluster, timeline or database has another name: whatever it lost, positions jump.
+func TestAnotherInstanceBeginsAnEpoch(t *testing.T) {
+	o := sqltest.PostgreSQL(t)
+	db := open(t, o)
+	first := announce(t, db)
+	write(t, db, func(tx *sql.Tx) error { tx.Exec(`UPDATE epochs SET system = 'another'`); return nil })
+	db.Close()
+	a, b := open(t, o), open(t, o) // two processes: one of them makes the jump
+	if list := epochs(t, a); len(list) != 2 || a.Epoch() != b.Epoch() || announce(t, b) < list[0].Jump || list[0].Restored != first {
+		t.Errorf("epochs %+v, %d and %d", list, a.Epoch(), b.Epoch())
+	}
+}
+
+func TestTheWriterComesBackAfterALostConnection(t *testing.T) {
+	o := sqltest.PostgreSQL(t)
+	o.Migrations = migrations(things)
+	db := open(t, o)
+	conn, err := pgx.Connect(context.Background(), o.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	kill := `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`
+	first := announce(t, db)
+	var n int
+	if err := conn.QueryRow(context.Background(), kill).Scan(&n); err != nil || n == 0 {
+		t.Fatal(n, err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	// The first flush is also the commit: what became of it cannot be known, and is said so.
+	err = db.Write(context.Background(), nil, func(tx *sql.Tx) error { insert(tx, 1); return nil })
+	if err != nil && !errors.Is(err, sql.ErrUnknownOutcome) {
+		t.Errorf("the write on a lost connection gave %v", err)
+	}
+	if next := announce(t, db); next != first+1 {
+		t.Errorf("after %d came %d", first, next)
+	}
+	// Lost before the commit: the function runs again, nobody notices.
+	runs := 0
+	write(t, db, func(tx *sql.Tx) error {
+		if runs++; runs == 1 {
+			if err := conn.QueryRow(context.Background(), kill).Scan(&n); err != nil {
+				return err
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		_, err := tx.ExecRows(`INSERT INTO things (nid, flag, small) VALUES (2, FALSE, 0)`)
+		return err
+	})
+	if runs != 2 {
+		t.Errorf("the function ran %d times", runs)
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	for name, fresh := range map[string]func(testing.TB) sql.Options{"SQLite": sqltest.SQLite, "PostgreSQL": sqltest.PostgreSQL} {
+		b.Run(name, func(b *testing.B) {
+			o := fresh(b)
+			o.Migrations = migrations(things)
+			db := open(b, o)
+			var nid int64
+			one := func(nid int64) func(*sql.Tx) error {
+				return func(tx *sql.Tx) error {
+					insert(tx, nid)
+					tx.Announce(sql.Fact{Kind: sql.FactEvent, Room: 1, Event: nid})
+					return nil
+				}
+			}
+			for _, size := range []int{1, 100} {
+				b.Run(map[int]string{1: "1", 100: "100"}[size], func(b *testing.B) {
+					for b.Loop() {
+						var all []*sql.Pending
+						for range size {
+							nid++
+							all = append(all, db.Submit(nil, one(nid), nil))
+						}
+						for _, p := range all {
+							if err := p.Wait(context.Background()); err != nil {
+								b.Fatal(err)
+							}
+						}
+					}
+					b.ReportMetric(float64(size*b.N)/b.Elapsed().Seconds(), "writes/s")
+				})
+			}
+		})
+	}
+}
