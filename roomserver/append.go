@@ -390,6 +390,7 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 		if failed := r.broken.Load(); failed != nil {
 			return fmt.Errorf("an earlier event of the room was not stored: %w", *failed)
 		}
+		r.checkFence(tx)
 		return write(tx)
 	}, func(err error) {
 		r.broken.CompareAndSwap(nil, &err)

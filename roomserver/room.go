@@ -19,9 +19,10 @@ import (
 // room is a room in memory: what is needed to append the next event without asking SQL. All of it
 // belongs to the goroutine that holds turn, but for the fields marked otherwise.
 type room struct {
-	s    *Server
-	id   id.RoomID
-	turn chan struct{} // the exclusion: who has sent into it holds the room
+	s     *Server
+	id    id.RoomID
+	shard int64
+	turn  chan struct{} // the exclusion: who has sent into it holds the room
 
 	gone   bool // left memory
 	loaded bool
@@ -67,7 +68,7 @@ const noSlot = -1
 const firstOrd = int64(1) << 40
 
 func newRoom(s *Server, roomID id.RoomID) *room {
-	return &room{s: s, id: roomID, turn: make(chan struct{}, 1)}
+	return &room{s: s, id: roomID, shard: shardOf(roomID), turn: make(chan struct{}, 1)}
 }
 
 // reset begins with nothing known.

@@ -40,7 +40,9 @@ func engine(t *testing.T, open sql.Options) *roomserver.Server {
 		KeyID: "ed25519:1", Key: key, Log: zaptest.NewLogger(t)})
 }
 
-func sqlite(t *testing.T) sql.Options { return sql.Options{Path: filepath.Join(t.TempDir(), "test.db")} }
+func sqlite(t *testing.T) sql.Options {
+	return sql.Options{Path: filepath.Join(t.TempDir(), "test.db")}
+}
 
 func content(v any) json.RawMessage {
 	text, err := json.Marshal(v)

@@ -17,6 +17,7 @@ import (
 	"chancery/storage/sql"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -36,9 +37,10 @@ type Options struct {
 // Server is the room engine of one process.
 type Server struct {
 	Options
-	mu    sync.Mutex // guards rooms; never held while waiting
-	rooms map[id.RoomID]*room
-	fills *fills
+	mu     sync.Mutex // guards rooms; never held while waiting
+	rooms  map[id.RoomID]*room
+	fills  *fills
+	shards ownership
 }
 
 // New makes the engine. Run must be running for idle rooms to leave memory.
@@ -51,8 +53,15 @@ func New(o Options) *Server {
 // Idle rooms leave memory after this time.
 const idleAfter = 10 * time.Minute
 
-// Run keeps house until ctx ends.
+// Run keeps the shards and keeps house until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.keepShards(ctx) })
+	g.Go(func() error { return s.keepHouse(ctx) })
+	return g.Wait()
+}
+
+func (s *Server) keepHouse(ctx context.Context) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {

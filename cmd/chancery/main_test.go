@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -112,27 +111,15 @@ func TestServeUntilToldToStop(t *testing.T) {
 	}
 }
 
-func TestTakenPortIsSaidInOneSentence(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, err = listen("client", []string{freeAddress(t), l.Addr().String()})
-	want := fmt.Sprintf("the client listener cannot have %s: another process listens there", l.Addr())
-	if err == nil || err.Error() != want {
-		t.Fatalf("got %v, want %s", err, want)
-	}
-}
-
 func TestLowPasswordCostIsWarnedOf(t *testing.T) {
 	cfg := config.Default()
 	cfg.Passwords.Cost = "low"
 	cfg.Client.Listen = []string{"127.0.0.1:0"}
-	var errs bytes.Buffer
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	cfg.DataDir = t.TempDir()
+	var out, errs bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if err := serve(ctx, cfg, []string{"clientapi"}, newLog(cfg.Log, &errs)); err != nil {
+	if err := runServer(ctx, cfg, []string{"clientapi"}, newLog(cfg.Log, &errs), terminal{out: &out, err: &errs}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(errs.String(), "passwords.cost") {

@@ -68,7 +68,7 @@ func runServer(ctx context.Context, cfg *config.Config, only []string, log *zap.
 		for _, l := range a.Federation {
 			log.Info("other servers are served", zap.Stringer("address", l))
 		}
-		sayNext(t.err, cfg)
+		sayNext(t.out, cfg)
 	}})
 }
 

@@ -224,7 +224,7 @@ func TestAFencedOwnerCannotCommit(t *testing.T) {
 	if err := store(a, first, 1); err != nil {
 		t.Errorf("the owner cannot write: %v", err)
 	}
-	if err := a.RenewLease(ctx, 7, "a", 50*time.Millisecond); err != nil {
+	if err := a.RenewLeases(ctx, "a", 1, 50*time.Millisecond); err != nil {
 		t.Error(err)
 	}
 	time.Sleep(120 * time.Millisecond)
@@ -238,7 +238,7 @@ func TestAFencedOwnerCannotCommit(t *testing.T) {
 	if err := store(a, first, 3); !isFenced(err) {
 		t.Errorf("the old owner's write gave %v", err)
 	}
-	if err := a.RenewLease(ctx, 7, "a", time.Minute); err == nil {
+	if err := a.RenewLeases(ctx, "a", 1, time.Minute); err == nil {
 		t.Error("the old owner renewed")
 	}
 	if err := store(b, second, 4); err != nil {

@@ -41,28 +41,27 @@ func (db *DB) TakeShard(ctx context.Context, shard int64, owner string, lease ti
 	return fence, err
 }
 
-// RenewLease prolongs the lease of an owner who still has it.
-func (db *DB) RenewLease(ctx context.Context, shard int64, owner string, lease time.Duration) error {
+// RenewLeases prolongs the leases of an owner who still has as many shards as it believes.
+func (db *DB) RenewLeases(ctx context.Context, owner string, shards int64, lease time.Duration) error {
 	if !db.OnPostgreSQL() {
 		return nil
 	}
-	return db.Write(ctx, []string{fmt.Sprintf("lease %d", shard)}, func(tx *Tx) error {
-		n, err := tx.ExecRows(`UPDATE leases SET until = `+clockMillis+` + $3 WHERE shard = $1 AND owner = $2`,
-			shard, owner, lease.Milliseconds())
-		if err == nil && n == 0 {
+	return db.Write(ctx, []string{"leases"}, func(tx *Tx) error {
+		n, err := tx.ExecRows(`UPDATE leases SET until = `+clockMillis+` + $2 WHERE owner = $1`, owner, lease.Milliseconds())
+		if err == nil && n != shards {
 			return ErrHeld
 		}
 		return err
 	})
 }
 
-// ReleaseShard ends a lease at once, so that another need not wait for it.
-func (db *DB) ReleaseShard(ctx context.Context, shard int64, owner string) error {
+// ReleaseShards ends an owner's leases at once, so that another need not wait for them.
+func (db *DB) ReleaseShards(ctx context.Context, owner string) error {
 	if !db.OnPostgreSQL() {
 		return nil
 	}
-	return db.Write(ctx, []string{fmt.Sprintf("lease %d", shard)}, func(tx *Tx) error {
-		tx.Exec(`UPDATE leases SET until = 0 WHERE shard = $1 AND owner = $2`, shard, owner)
+	return db.Write(ctx, []string{"leases"}, func(tx *Tx) error {
+		tx.Exec(`UPDATE leases SET until = 0 WHERE owner = $1`, owner)
 		return nil
 	})
 }

@@ -4,6 +4,7 @@ package serve
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -64,7 +65,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			undo()
 		}
 	}()
-	for _, step := range []func(context.Context) error{s.openData, s.openLog, s.makeComponents, s.listen} {
+	for _, step := range []func(context.Context) error{s.openData, s.openLog, s.makeComponents, s.own, s.listen} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -177,6 +178,26 @@ func (s *server) makeComponents(context.Context) (err error) {
 	s.client = &clientapi.Server{Config: s.cfg, DB: s.db, Reader: s.reader, Rooms: s.rooms, Users: s.users, Peer: s.peer,
 		NATS: s.nats.Conn(), Blobs: blobs, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("clientapi")}
 	return nil
+}
+
+// own takes the rooms' shards under a name that the data directory keeps.
+func (s *server) own(ctx context.Context) error {
+	if !s.runs("roomserver") {
+		return nil
+	}
+	name, err := ownerName(filepath.Join(s.cfg.DataDir, "owner"))
+	if err != nil {
+		return fmt.Errorf("name this process: %w", err)
+	}
+	return s.rooms.Own(ctx, name)
+}
+
+func ownerName(path string) (string, error) {
+	if text, err := os.ReadFile(path); err == nil && len(text) > 0 {
+		return string(text), nil
+	}
+	name := rand.Text()
+	return name, os.WriteFile(path, []byte(name), 0o600)
 }
 
 // runners are the goroutines of the components, each until its context ends.
