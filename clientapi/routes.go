@@ -39,6 +39,7 @@ func c2s(id, method, path string, auth endpoint.Auth, limit endpoint.LimitClass,
 // A test compares it with the OpenAPI of the spec in both directions; where the two differ on
 // purpose, docs/spec-errata.md says why.
 func (s *Server) Routes() []endpoint.Route {
+	s.makeParts()
 	return slices.Concat(WellKnown(s.Config), []endpoint.Route{
 		// what this server can do
 		c2s("getVersions", "GET", "/_matrix/client/versions", optional, limitRead, endpoint.Handle(s.versions)),
@@ -48,22 +49,22 @@ func (s *Server) Routes() []endpoint.Route {
 		c2s("getTurnServer", "GET", "/_matrix/client/v3/voip/turnServer", user, limitRead, planned),
 
 		// signing in and out
-		c2s("getLoginFlows", "GET", "/_matrix/client/v3/login", none, limitLogin, planned),
-		c2s("login", "POST", "/_matrix/client/v3/login", none, limitLogin, planned),
-		c2s("generateLoginToken", "POST", "/_matrix/client/v1/login/get_token", user, limitLogin, planned),
-		c2s("refresh", "POST", "/_matrix/client/v3/refresh", none, limitLogin, planned),
-		c2s("logout", "POST", "/_matrix/client/v3/logout", userOrGuest, limitWrite, planned),
-		c2s("logout_all", "POST", "/_matrix/client/v3/logout/all", userOrGuest, limitWrite, planned),
+		c2s("getLoginFlows", "GET", "/_matrix/client/v3/login", none, limitLogin, endpoint.Handle(s.account.LoginFlows)),
+		c2s("login", "POST", "/_matrix/client/v3/login", none, limitLogin, endpoint.Handle(s.account.Login)),
+		c2s("generateLoginToken", "POST", "/_matrix/client/v1/login/get_token", user, limitLogin, endpoint.Handle(s.account.LoginToken)),
+		c2s("refresh", "POST", "/_matrix/client/v3/refresh", none, limitLogin, endpoint.Handle(s.account.Refresh)),
+		c2s("logout", "POST", "/_matrix/client/v3/logout", userOrGuest, limitWrite, endpoint.Handle(s.account.Logout)),
+		c2s("logout_all", "POST", "/_matrix/client/v3/logout/all", userOrGuest, limitWrite, endpoint.Handle(s.account.LogoutAll)),
 		c2s("redirectToSSO", "GET", "/_matrix/client/v3/login/sso/redirect", none, unlimited, planned),
 		c2s("redirectToIdP", "GET", "/_matrix/client/v3/login/sso/redirect/{idpId}", none, unlimited, planned),
-		c2s("getTokenOwner", "GET", "/_matrix/client/v3/account/whoami", userOrGuest, limitRead, planned),
+		c2s("getTokenOwner", "GET", "/_matrix/client/v3/account/whoami", userOrGuest, limitRead, endpoint.Handle(s.account.WhoAmI)),
 
 		// the account
-		c2s("register", "POST", "/_matrix/client/v3/register", none, limitRegister, planned),
+		c2s("register", "POST", "/_matrix/client/v3/register", none, limitRegister, endpoint.Handle(s.account.Register)),
 		c2s("requestTokenToRegisterEmail", "POST", "/_matrix/client/v3/register/email/requestToken", none, limitRegister, planned),
 		c2s("requestTokenToRegisterMSISDN", "POST", "/_matrix/client/v3/register/msisdn/requestToken", none, limitRegister, planned),
-		c2s("checkUsernameAvailability", "GET", "/_matrix/client/v3/register/available", none, limitRegister, planned),
-		c2s("registrationTokenValidity", "GET", "/_matrix/client/v1/register/m.login.registration_token/validity", none, limitRegister, planned),
+		c2s("checkUsernameAvailability", "GET", "/_matrix/client/v3/register/available", none, limitRegister, endpoint.Handle(s.account.Available)),
+		c2s("registrationTokenValidity", "GET", "/_matrix/client/v1/register/m.login.registration_token/validity", none, limitRegister, endpoint.Handle(s.account.TokenValidity)),
 		c2s("changePassword", "POST", "/_matrix/client/v3/account/password", optional, limitLogin, planned),
 		c2s("requestTokenToResetPasswordEmail", "POST", "/_matrix/client/v3/account/password/email/requestToken", none, limitRegister, planned),
 		c2s("requestTokenToResetPasswordMSISDN", "POST", "/_matrix/client/v3/account/password/msisdn/requestToken", none, limitRegister, planned),
@@ -79,11 +80,11 @@ func (s *Server) Routes() []endpoint.Route {
 		c2s("requestOpenIdToken", "POST", "/_matrix/client/v3/user/{userId}/openid/request_token", user, limitWrite, planned),
 
 		// devices and end-to-end keys
-		c2s("getDevices", "GET", "/_matrix/client/v3/devices", userOrGuest, limitRead, planned),
-		c2s("getDevice", "GET", "/_matrix/client/v3/devices/{deviceId}", userOrGuest, limitRead, planned),
-		c2s("updateDevice", "PUT", "/_matrix/client/v3/devices/{deviceId}", userOrGuest, limitWrite, planned),
-		c2s("deleteDevice", "DELETE", "/_matrix/client/v3/devices/{deviceId}", user, limitWrite, planned),
-		c2s("deleteDevices", "POST", "/_matrix/client/v3/delete_devices", user, limitWrite, planned),
+		c2s("getDevices", "GET", "/_matrix/client/v3/devices", userOrGuest, limitRead, endpoint.Handle(s.device.List)),
+		c2s("getDevice", "GET", "/_matrix/client/v3/devices/{deviceId}", userOrGuest, limitRead, endpoint.Handle(s.device.Get)),
+		c2s("updateDevice", "PUT", "/_matrix/client/v3/devices/{deviceId}", userOrGuest, limitWrite, endpoint.Handle(s.device.Update)),
+		c2s("deleteDevice", "DELETE", "/_matrix/client/v3/devices/{deviceId}", user, limitWrite, endpoint.Handle(s.device.Delete)),
+		c2s("deleteDevices", "POST", "/_matrix/client/v3/delete_devices", user, limitWrite, endpoint.Handle(s.device.DeleteMany)),
 		c2s("uploadKeys", "POST", "/_matrix/client/v3/keys/upload", userOrGuest, limitKeys, planned, endpoint.MaxBody(8<<20)),
 		c2s("queryKeys", "POST", "/_matrix/client/v3/keys/query", userOrGuest, limitKeys, planned),
 		c2s("claimKeys", "POST", "/_matrix/client/v3/keys/claim", userOrGuest, limitKeys, planned),

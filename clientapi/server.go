@@ -28,13 +28,15 @@ type Server struct {
 	Rooms   *roomserver.Server
 	Users   *users.Server
 	Peer    *peer.Client
-	NATS    *nats.Conn       // for what is told without being kept: typing, presence
-	Blobs   blob.Store       // media bytes
-	Sync    endpoint.Handler // the row "sync", answered by syncapi; the zero value is planned
-	Auth    endpoint.Authenticator // nil knows no token
+	NATS    *nats.Conn             // for what is told without being kept: typing, presence
+	Blobs   blob.Store             // media bytes
+	Sync    endpoint.Handler       // the row "sync", answered by syncapi; the zero value is planned
+	Auth    endpoint.Authenticator // nil asks Users
 	Limits  *endpoint.Limits       // nil limits nothing
 	Metrics *endpoint.Metrics      // nil counts nothing
 	Log     *zap.Logger
+
+	parts
 }
 
 // OldPaths are what clients of before v1.1 of the spec call today's paths, and an alias of media.
@@ -46,13 +48,17 @@ var OldPaths = map[string]string{
 
 // Handler is the API as the client listener serves it.
 func (s *Server) Handler() http.Handler {
-	auth := s.Auth
-	if auth == nil {
-		auth = nobodyKnown{}
-	}
 	proxies, err := endpoint.ParseProxies(s.Config.TrustedProxies)
 	if err != nil {
 		panic("clientapi: " + err.Error()) // config has checked them
+	}
+	auth := s.Auth
+	switch {
+	case auth != nil:
+	case s.Users != nil:
+		auth = authenticator{s.Users, proxies}
+	default:
+		auth = nobodyKnown{}
 	}
 	return endpoint.New(endpoint.API{
 		Routes:   s.Routes(),
