@@ -1,0 +1,155 @@
+package storage
+
+import (
+	"encoding/json"
+	"sync/atomic"
+	"time"
+
+	"chancery/storage/sql"
+)
+
+// EDU is a piece of ephemeral data for another server that must not get lost.
+type EDU struct {
+	ID      int64 // given when it is queued
+	Type    string
+	Content json.RawMessage
+}
+
+var lastEDU atomic.Int64
+
+// newEDU numbers an EDU: by the clock, so that EDUs keep their order over restarts.
+func newEDU() int64 {
+	for {
+		last := lastEDU.Load()
+		next := max(last+1, time.Now().UnixMicro())
+		if lastEDU.CompareAndSwap(last, next) {
+			return next
+		}
+	}
+}
+
+// QueueEDU leaves EDUs for another server in the outbox, which is woken with the commit. They are
+// sent in this order, again and again until the server has them.
+func (tx Tx) QueueEDU(destination string, edus ...EDU) {
+	if len(edus) == 0 {
+		return
+	}
+	for _, e := range edus {
+		tx.Exec(`INSERT INTO edus (destination, id, type, content) VALUES ($1, $2, $3, $4)`,
+			sql.Text(destination), newEDU(), e.Type, sql.Text(string(e.Content)))
+	}
+	tx.Announce(Fact{Kind: sql.FactOutgoing, Extra: destination})
+}
+
+// EDUs lists the next EDUs for a server above a number, in their order.
+func (tx Tx) EDUs(destination string, above int64, limit int) ([]EDU, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (EDU, error) {
+		var e EDU
+		var content string
+		err := r.Scan(&e.ID, &e.Type, &content)
+		e.Content = json.RawMessage(sql.Untext(content))
+		return e, err
+	}, `SELECT id, type, content FROM edus WHERE destination = $1 AND id > $2 ORDER BY id LIMIT $3`,
+		sql.Text(destination), above, limit)
+}
+
+// DeleteEDUs removes EDUs that a server has.
+func (tx Tx) DeleteEDUs(destination string, ids []int64) {
+	tx.Exec(`DELETE FROM edus WHERE destination = $1 AND id = ANY($2)`, sql.Text(destination), ids)
+}
+
+// DestinationsWithEDUs lists the servers for which EDUs wait.
+func (tx Tx) DestinationsWithEDUs() ([]string, error) {
+	return sql.Collect(tx.Tx, scanUser, `SELECT DISTINCT destination FROM edus`)
+}
+
+// TrimEDUs deletes what could not be delivered in all the time up to then.
+func (tx Tx) TrimEDUs(before time.Time, limit int) (int64, error) {
+	return tx.ExecRows(`DELETE FROM edus WHERE id IN (SELECT id FROM edus WHERE id < $1 ORDER BY id LIMIT $2)`,
+		before.UnixMicro(), limit)
+}
+
+// Destination is what the outbox remembers of a server over a restart.
+type Destination struct {
+	Name     string
+	Behind   bool
+	Acked    int64
+	Failures int
+	RetryAt  int64
+}
+
+// Destinations lists the servers that are owed something or do not answer.
+func (tx Tx) Destinations() ([]Destination, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (Destination, error) {
+		var d Destination
+		err := r.Scan(&d.Name, &d.Behind, &d.Acked, &d.Failures, &d.RetryAt)
+		return d, err
+	}, `SELECT name, behind, acked, failures, retry_at FROM destinations`)
+}
+
+// SetDestination stores what the outbox remembers of a server.
+func (tx Tx) SetDestination(d Destination) {
+	tx.Exec(`INSERT INTO destinations (name, behind, acked, failures, retry_at) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (name) DO UPDATE SET behind = excluded.behind, acked = excluded.acked,
+			failures = excluded.failures, retry_at = excluded.retry_at`, d.Name, d.Behind, d.Acked, d.Failures, d.RetryAt)
+}
+
+// DeleteDestinations forgets servers that have everything.
+func (tx Tx) DeleteDestinations(names []string) {
+	tx.Exec(`DELETE FROM destinations WHERE name = ANY($1)`, names)
+}
+
+// MoveCursor moves a reader's cursor from where the reader left it; false when it stands elsewhere:
+// another instance is at work.
+func (tx Tx) MoveCursor(name string, was, is int64) (bool, error) {
+	if was == 0 {
+		n, err := tx.ExecRows(`INSERT INTO cursors (name, pos) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, name, is)
+		return n > 0, err
+	}
+	n, err := tx.ExecRows(`UPDATE cursors SET pos = $3 WHERE name = $1 AND pos = $2`, name, was, is)
+	return n > 0, err
+}
+
+// ServerSets reads sets of servers by number; unknown ones are left out.
+func (tx Tx) ServerSets(nids []int64) (map[int64][]string, error) {
+	sets := make(map[int64][]string, len(nids))
+	rows, err := tx.Query(`SELECT nid, servers FROM server_sets WHERE nid = ANY($1)`, nids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var nid int64
+		var text string
+		if err := rows.Scan(&nid, &text); err != nil {
+			return nil, err
+		}
+		var servers []string
+		if err := json.Unmarshal([]byte(text), &servers); err != nil {
+			return nil, err
+		}
+		sets[nid] = servers
+	}
+	return sets, rows.Err()
+}
+
+// ReceivedTransaction gives our answer to a transaction that another server sent before.
+func (tx Tx) ReceivedTransaction(origin, txnID string) (answer json.RawMessage, ok bool, err error) {
+	var text string
+	err = tx.QueryRow(`SELECT answer FROM received_transactions WHERE origin = $1 AND txn_id = $2`,
+		origin, sql.Text(txnID)).Scan(&text)
+	text, ok, err = found(text, err)
+	return json.RawMessage(sql.Untext(text)), ok, err
+}
+
+// InsertReceivedTransaction remembers our answer to a transaction.
+func (tx Tx) InsertReceivedTransaction(origin, txnID string, answer json.RawMessage, ts int64) {
+	tx.Exec(`INSERT INTO received_transactions (origin, txn_id, answer, ts) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (origin, txn_id) DO NOTHING`, origin, sql.Text(txnID), sql.Text(string(answer)), ts)
+}
+
+// TrimReceivedTransactions forgets transactions received before a time, at most limit of them.
+func (tx Tx) TrimReceivedTransactions(before int64, limit int) (int64, error) {
+	return tx.ExecRows(`DELETE FROM received_transactions WHERE ts < $1 AND ts IN
+		(SELECT ts FROM received_transactions WHERE ts < $1 ORDER BY ts LIMIT $2)`, before, limit)
+}
