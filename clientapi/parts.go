@@ -5,6 +5,7 @@ import (
 
 	"chancery/clientapi/account"
 	"chancery/clientapi/device"
+	"chancery/clientapi/room"
 	"chancery/clientapi/uia"
 )
 
@@ -14,6 +15,7 @@ type parts struct {
 	uia     *uia.Sessions
 	account *account.API
 	device  *device.API
+	room    *room.API
 }
 
 func (s *Server) makeParts() {
@@ -21,5 +23,6 @@ func (s *Server) makeParts() {
 		s.uia = uia.New(s.Users)
 		s.account = &account.API{Users: s.Users, UIA: s.uia, Config: s.Config}
 		s.device = &device.API{Users: s.Users, UIA: s.uia}
+		s.room = &room.API{Config: s.Config, DB: s.DB, Reader: s.Reader, Rooms: s.Rooms, Log: s.Log}
 	})
 }

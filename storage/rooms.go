@@ -114,6 +114,13 @@ func (tx Tx) SlotsByKey(room int64, typ string, keys []string) ([]Slot, error) {
 		room, sql.Text(typ), escaped)
 }
 
+// SlotsByKeys finds the slots of every pair of some types and some state keys.
+func (tx Tx) SlotsByKeys(room int64, types, keys []string) ([]Slot, error) {
+	return sql.Collect(tx.Tx, scanSlot,
+		`SELECT slot, type, state_key FROM state_slots WHERE room = $1 AND type = ANY($2) AND state_key = ANY($3)`,
+		room, escaped(types), escaped(keys))
+}
+
 // SlotsByType finds all slots of a type.
 func (tx Tx) SlotsByType(room int64, typ string) ([]Slot, error) {
 	return sql.Collect(tx.Tx, scanSlot,

@@ -19,7 +19,7 @@ const (
 // bundle aggregates for each event what other events say of it.
 //
 // spec: c2s#aggregations-of-child-events
-func (f *formatter) bundle(events []*roomserver.Stored, extra []beside) error {
+func (f *formatter) bundle(events []*roomserver.Stored, extra []beside, how bundling) error {
 	targets := make([]string, len(events))
 	for i, ev := range events {
 		targets[i] = string(ev.ID())
@@ -31,9 +31,11 @@ func (f *formatter) bundle(events []*roomserver.Stored, extra []beside) error {
 	if len(types) == 0 {
 		return nil
 	}
-	threads, err := f.threads(events, types)
-	if err != nil {
-		return err
+	var threads map[id.EventID]*thread
+	if how == everything {
+		if threads, err = f.threads(events, types); err != nil {
+			return err
+		}
 	}
 	edits, err := f.edits(events, types)
 	if err != nil {
@@ -113,7 +115,7 @@ func (f *formatter) edits(events []*roomserver.Stored, types map[string][]string
 		taken[target] = true
 		latest, of = append(latest, edit), append(of, target)
 	}
-	formatted, err := f.format(latest, false)
+	formatted, err := f.format(latest, nothing)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +201,7 @@ func (f *formatter) threads(events []*roomserver.Stored, types map[string][]stri
 		return nil, err
 	}
 	// The latest event shows its own edits: nothing of a thread can begin another.
-	formatted, err := f.format(latest, true)
+	formatted, err := f.format(latest, withoutThread)
 	if err != nil {
 		return nil, err
 	}

@@ -38,8 +38,20 @@ type Form struct {
 // spec: c2s#room-event-format
 func Format(tx storage.Tx, rd *roomserver.Reader, room storage.Room, viewer Viewer, events []*roomserver.Stored, form Form) ([]json.RawMessage, error) {
 	f := &formatter{tx: tx, rd: rd, room: room, viewer: viewer, form: form, now: time.Now().UnixMilli()}
-	return f.format(events, !form.Brief)
+	if form.Brief {
+		return f.format(events, nothing)
+	}
+	return f.format(events, everything)
 }
+
+// How much of what others say of an event is bundled with it.
+type bundling int
+
+const (
+	nothing       bundling = iota
+	withoutThread          // for the latest event of a thread: a peer could make threads of threads without end
+	everything
+)
 
 type formatter struct {
 	tx     storage.Tx
@@ -60,7 +72,7 @@ type beside struct {
 	relations   json.RawMessage
 }
 
-func (f *formatter) format(events []*roomserver.Stored, bundled bool) ([]json.RawMessage, error) {
+func (f *formatter) format(events []*roomserver.Stored, how bundling) ([]json.RawMessage, error) {
 	extra := make([]beside, len(events))
 	if err := f.transactions(events, extra); err != nil {
 		return nil, err
@@ -73,8 +85,8 @@ func (f *formatter) format(events []*roomserver.Stored, bundled bool) ([]json.Ra
 			return nil, err
 		}
 	}
-	if bundled {
-		if err := f.bundle(events, extra); err != nil {
+	if how != nothing {
+		if err := f.bundle(events, extra, how); err != nil {
 			return nil, err
 		}
 	}
