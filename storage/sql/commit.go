@@ -263,7 +263,8 @@ func again(err error) bool {
 		return true
 	}
 	var told *pgconn.PgError
-	return errors.As(err, &told) && (told.Code == "40P01" || told.Code == "40001")
+	return errors.As(err, &told) && (told.Code == "40P01" || told.Code == "40001" || // deadlock, serialization
+		told.Code == "0A000") // a statement prepared before a migration
 }
 
 func (db *DB) start(ctx context.Context) (session, error) {
@@ -307,6 +308,10 @@ func (db *DB) end(s session, facts []*Fact) error {
 		s.rollback()
 		return err
 	}
+	if len(fresh) > 0 {
+		db.told(`INSERT INTO facts ...`)
+	}
+	db.told(`COMMIT`)
 	unknown, err := s.commit(fresh)
 	if err == nil {
 		kept()

@@ -20,9 +20,10 @@ type Options struct {
 	Path           string // the SQLite file
 	MaxConnections int    // 20
 	Log            *zap.Logger
-	Migrations     fs.FS  // NNNN_name.sql, in any one folder
-	Release        string // of this program, such as "0.3.1"; empty: whatever the database asks for
-	HighWater      string // file that remembers the highest position seen; SQLite: "epoch" beside the database
+	Migrations     fs.FS                  // NNNN_name.sql, in any one folder
+	Release        string                 // of this program, such as "0.3.1"; empty: whatever the database asks for
+	Trace          func(statement string) // told every statement, for tests that count them
+	HighWater      string                 // file that remembers the highest position seen; SQLite: "epoch" beside the database
 }
 
 // ErrClosed is what a write gets after Close.
@@ -42,6 +43,7 @@ type engine interface {
 type DB struct {
 	engine
 	log      *zap.Logger
+	trace    func(string)
 	high     highWater
 	queue    queue
 	onCommit atomic.Pointer[func([]Fact)]
@@ -68,7 +70,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if o.MaxConnections <= 0 {
 		o.MaxConnections = 20
 	}
-	db := &DB{log: o.Log, stop: make(chan struct{})}
+	db := &DB{log: o.Log, trace: o.Trace, stop: make(chan struct{})}
 	var err error
 	if o.URL == "" {
 		if o.Path == "" {
@@ -99,7 +101,9 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		db.Close()
 		return nil, err
 	}
-	db.done.Go(db.watch)
+	watching, end := context.WithCancel(context.Background())
+	db.done.Go(func() { db.watch(watching) })
+	db.done.Go(func() { <-db.stop; end() })
 	return db, nil
 }
 
@@ -140,12 +144,22 @@ func (db *DB) OnPostgreSQL() bool {
 }
 
 // OnCommit sets who is told all facts of each commit, in order of position, before the
-// writers learn of it. It is set once, before the first write, and must be quick.
+// writers learn of it. It is set once, before the first write, must be quick, and must not
+// wait for a write.
 func (db *DB) OnCommit(tell func([]Fact)) { db.onCommit.Store(&tell) }
 
 // OnLost sets who is told that the database has lost what this process saw committed.
 // Nothing is written any more; the process must end and begin a new epoch at its next start.
 func (db *DB) OnLost(tell func(error)) { db.onLost.Store(&tell) }
+
+// Commits counts the groups committed since Open.
+func (db *DB) Commits() int64 { return db.commits.Load() }
+
+func (db *DB) told(statement string) {
+	if db.trace != nil {
+		db.trace(statement)
+	}
+}
 
 type insideKey struct{}
 
@@ -154,6 +168,11 @@ type insideKey struct{}
 func (db *DB) Read(ctx context.Context, fn func(*Tx) error) (err error) {
 	if ctx.Value(insideKey{}) != nil {
 		return ErrNested
+	}
+	select {
+	case <-db.stop:
+		return ErrClosed
+	default:
 	}
 	s, release, err := db.reader(ctx)
 	if err != nil {
@@ -164,6 +183,9 @@ func (db *DB) Read(ctx context.Context, fn func(*Tx) error) (err error) {
 	inside := context.WithValue(ctx, insideKey{}, true)
 	if err := s.begin(inside, false); err != nil {
 		s.rollback()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
 		return err
 	}
 	tx := &Tx{db: db, s: s, ctx: inside}

@@ -159,21 +159,21 @@ func (db *DB) system(ctx context.Context) (name string, err error) {
 
 // watch looks once a second whether the database still has what we saw committed, remembers
 // the highest position, and keeps SQLite's write-ahead log short.
-func (db *DB) watch() {
+func (db *DB) watch(ctx context.Context) {
 	check := time.NewTicker(time.Second)
 	defer check.Stop()
 	wal := time.NewTicker(checkpointEvery)
 	defer wal.Stop()
 	for {
 		select {
-		case <-db.stop:
+		case <-ctx.Done():
 			return
 		case <-wal.C:
 			if e, ok := db.engine.(*sqliteEngine); ok && db.dirty.Swap(false) {
 				e.checkpoint()
 			}
 		case <-check.C:
-			if err := db.Check(context.Background()); err != nil {
+			if err := db.Check(ctx); err != nil && ctx.Err() == nil {
 				db.log.Warn("the once-a-second check failed", zap.Error(err))
 			}
 			if err := db.high.save(db.Epoch(), db.seen.Load()); err != nil {

@@ -355,6 +355,51 @@ func TestAFailingFunctionDoesNotHurtItsGroup(t *testing.T) {
 	})
 }
 
+// What waits becomes one transaction; one without facts does not take the lock of positions.
+func TestWaitingWritesShareACommit(t *testing.T) {
+	sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) {
+		var mu sync.Mutex
+		counted := map[string]int{}
+		o := fresh()
+		o.Migrations = migrations(things)
+		o.Trace = func(statement string) {
+			mu.Lock()
+			defer mu.Unlock()
+			counted[strings.Fields(statement)[0]+" "+strings.Fields(statement + " . .")[2]]++
+		}
+		db := open(t, o)
+		for _, facts := range []bool{false, true} {
+			release := hold(db)
+			mu.Lock()
+			clear(counted)
+			mu.Unlock()
+			before, base := db.Commits(), map[bool]int64{true: 1000}[facts]
+			var all []*sql.Pending
+			for i := range int64(100) {
+				all = append(all, db.Submit([]string{fmt.Sprint(i)}, func(tx *sql.Tx) error {
+					if facts {
+						tx.Announce(sql.Fact{Kind: sql.FactEvent, Event: i})
+					}
+					insert(tx, base+i)
+					return nil
+				}, nil))
+			}
+			release()
+			for _, p := range all {
+				if err := p.Wait(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			mu.Lock()
+			places := counted["INSERT facts"]
+			mu.Unlock()
+			if n := db.Commits() - before; n != 2 || counted["INSERT things"] != 100 || (places == 1) != facts {
+				t.Errorf("facts %v: %d commits of %v", facts, n, counted)
+			}
+		}
+	})
+}
+
 // hold keeps the committer busy until it is released, so that what is submitted becomes one group.
 func hold(db *sql.DB) (release func()) {
 	started, wait := make(chan struct{}), make(chan struct{})

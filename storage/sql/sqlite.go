@@ -25,11 +25,13 @@ type sqliteEngine struct {
 	reads chan *sqliteSession // nil: not opened yet
 	texts translations
 	check *sqlite.Conn // checkpoints, so that they never hold up the writer's own connection
+	cut   time.Time    // when the write-ahead log was last cut off, or that was tried
+	end   chan struct{}
 	log   *zap.Logger
 }
 
 func openSQLite(o Options) (*sqliteEngine, error) {
-	e := &sqliteEngine{path: o.Path, log: o.Log, reads: make(chan *sqliteSession, o.MaxConnections)}
+	e := &sqliteEngine{path: o.Path, log: o.Log, reads: make(chan *sqliteSession, o.MaxConnections), end: make(chan struct{})}
 	conn, err := e.connect()
 	if err != nil {
 		return nil, err
@@ -39,6 +41,7 @@ func openSQLite(o Options) (*sqliteEngine, error) {
 		conn.Close()
 		return nil, err
 	}
+	e.check.SetBusyTimeout(time.Second) // as long as a read may take: writers wait meanwhile
 	for range o.MaxConnections {
 		e.reads <- nil
 	}
@@ -84,11 +87,14 @@ func (e *sqliteEngine) reader(ctx context.Context) (session, func(), error) {
 		return s, func() { e.reads <- s }, nil
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
+	case <-e.end:
+		return nil, nil, ErrClosed
 	}
 }
 
 // close waits for the readers; the last connection leaves a checkpointed file.
 func (e *sqliteEngine) close() {
+	close(e.end)
 	for range cap(e.reads) {
 		if s := <-e.reads; s != nil {
 			s.conn.Close()
@@ -102,7 +108,8 @@ func (e *sqliteEngine) close() {
 // is cut off, which waits for readers.
 func (e *sqliteEngine) checkpoint() {
 	mode := "PASSIVE"
-	if info, err := os.Stat(e.path + "-wal"); err == nil && info.Size() > walTruncate {
+	if info, err := os.Stat(e.path + "-wal"); err == nil && info.Size() > walTruncate && time.Since(e.cut) > 10*time.Second {
+		e.cut = time.Now()
 		mode = "TRUNCATE"
 	}
 	if err := runScript(e.check, `PRAGMA wal_checkpoint(`+mode+`)`); err != nil {

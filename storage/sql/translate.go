@@ -9,8 +9,8 @@ import (
 // The common text is PostgreSQL's; these rewrite it for SQLite, where $1 is a name numbered by
 // its first appearance and there are no array parameters.
 var (
-	anyOf      = regexp.MustCompile(`=\s*ANY\s*\(\s*\$(\d+)\s*\)`)
-	noneOf     = regexp.MustCompile(`<>\s*ALL\s*\(\s*\$(\d+)\s*\)`)
+	anyOf      = regexp.MustCompile(`\s*=\s*ANY\s*\(\s*\$(\d+)\s*\)`)
+	noneOf     = regexp.MustCompile(`\s*<>\s*ALL\s*\(\s*\$(\d+)\s*\)`)
 	dollar     = regexp.MustCompile(`\$(\d+)`)
 	rowID      = regexp.MustCompile(`\bBIGINT PRIMARY KEY`)
 	bytea      = regexp.MustCompile(`\bBYTEA\b`)
@@ -31,8 +31,8 @@ func (t *translations) forSQLite(query string) string {
 
 func toSQLite(query string) string {
 	return outsideQuotes(query, func(s string) string {
-		s = anyOf.ReplaceAllString(s, `IN (SELECT value FROM json_each(?$1))`)
-		s = noneOf.ReplaceAllString(s, `NOT IN (SELECT value FROM json_each(?$1))`)
+		s = anyOf.ReplaceAllString(s, ` IN (SELECT value FROM json_each(?$1))`)
+		s = noneOf.ReplaceAllString(s, ` NOT IN (SELECT value FROM json_each(?$1))`)
 		return dollar.ReplaceAllString(s, `?$1`)
 	})
 }

@@ -60,7 +60,7 @@ func (tx *Tx) Context() context.Context { return tx.ctx }
 // Exec runs a statement for its effect. On PostgreSQL it is queued and leaves with what comes
 // next; its failure is told by the next query, or at the end, and fails the function.
 func (tx *Tx) Exec(query string, args ...any) {
-	if tx.ready() != nil {
+	if tx.ready(query) != nil {
 		return
 	}
 	bound, err := arguments(args)
@@ -72,7 +72,7 @@ func (tx *Tx) Exec(query string, args ...any) {
 
 // ExecRows runs a statement now and tells how many rows it changed.
 func (tx *Tx) ExecRows(query string, args ...any) (int64, error) {
-	if err := tx.ready(); err != nil {
+	if err := tx.ready(query); err != nil {
 		return 0, err
 	}
 	bound, err := arguments(args)
@@ -86,7 +86,7 @@ func (tx *Tx) ExecRows(query string, args ...any) (int64, error) {
 // Query runs a statement that gives rows. They are closed, or read to their end, before the
 // next statement.
 func (tx *Tx) Query(query string, args ...any) (*Rows, error) {
-	if err := tx.ready(); err != nil {
+	if err := tx.ready(query); err != nil {
 		return nil, err
 	}
 	bound, err := arguments(args)
@@ -127,7 +127,7 @@ func Collect[T any](tx *Tx, scan func(*Rows) (T, error), query string, args ...a
 
 // CopyIn inserts many rows; those that are there already stay as they are.
 func (tx *Tx) CopyIn(table string, columns []string, rows [][]any) error {
-	if err := tx.ready(); err != nil {
+	if err := tx.ready("INSERT INTO " + table); err != nil {
 		return err
 	}
 	if len(rows) == 0 {
@@ -152,6 +152,10 @@ func (tx *Tx) Announce(f Fact) {
 		tx.failed("announce", errors.New("a read tells no facts"))
 		return
 	}
+	if f.Kind == FactEpoch {
+		tx.failed("announce", errors.New("an epoch is begun by BeginEpoch"))
+		return
+	}
 	f.Pos = 0
 	tx.facts = append(tx.facts, &f)
 }
@@ -171,7 +175,8 @@ func (tx *Tx) Pair(postgreSQL, sqlite string) string {
 	return sqlite
 }
 
-func (tx *Tx) ready() error {
+func (tx *Tx) ready(query string) error {
+	tx.db.told(query)
 	if tx.open != nil && tx.err == nil {
 		tx.err = fmt.Errorf("a statement was begun while the rows of another are open: %s", oneLine(tx.open.query))
 	}
