@@ -66,7 +66,6 @@ type how struct {
 	missing []id.EventID // prev events that are not here
 	row     *Stored      // it is in storage already, without a place
 	auth    []int64      // numbers of its auth events, when the caller knows them
-	sendTo  []string     // servers beside those in the room that must get it
 	// referenced: an event here waited for this one, so it is no open end.
 	referenced bool
 	replace    bool   // it begins the room anew: what was here before is no longer its end
@@ -118,6 +117,7 @@ func (r *room) add(ev *event.Event, h how) (*addition, error) {
 	a.nodes = r.array.Take()
 	a.slots, r.newSlots = append(a.slots, r.newSlots...), nil
 	a.room = r.row
+	a.first, r.stored = !r.stored, true
 	a.moved = a.moved || len(a.nodes) > 0 || len(a.slots) > 0
 	r.pending[a.NID], r.pendingID[ev.ID()] = a.Stored, a.Stored
 	return a, nil
@@ -184,7 +184,7 @@ func (r *room) accept(a *addition, h how) error {
 		fact.User, _ = a.StateKey()
 	}
 	if h.own {
-		if err := r.nameServers(a, &fact, h.sendTo); err != nil {
+		if err := r.nameServers(a, &fact); err != nil {
 			return err
 		}
 	}
@@ -317,11 +317,11 @@ func (r *room) countMember(server string, before, after bool) {
 // Extra members of an own event's fact.
 type ownEvent struct {
 	Set  int64    `json:"set"`            // the server set it goes to
-	Also []string `json:"also,omitempty"` // and servers that it just put out, or that must hear of it
+	Also []string `json:"also,omitempty"` // and the server that it just put out, or whose invite it ends
 }
 
 // nameServers says in the fact who gets an own event: the servers in the state before or after it.
-func (r *room) nameServers(a *addition, fact *storage.Fact, sendTo []string) error {
+func (r *room) nameServers(a *addition, fact *storage.Fact) error {
 	if r.set == 0 {
 		servers := make([]string, 0, len(r.servers))
 		for s := range r.servers {
@@ -341,11 +341,6 @@ func (r *room) nameServers(a *addition, fact *storage.Fact, sendTo []string) err
 	if a.Type() == "m.room.member" {
 		key, _ := a.StateKey()
 		if s := id.UserID(key).Homeserver(); s != r.s.ServerName && r.servers[s] == 0 && a.Membership() != "invite" && a.Membership() != "knock" {
-			own.Also = append(own.Also, s)
-		}
-	}
-	for _, s := range sendTo {
-		if s != r.s.ServerName && r.servers[s] == 0 && !slices.Contains(own.Also, s) {
 			own.Also = append(own.Also, s)
 		}
 	}
@@ -390,7 +385,9 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 		if failed := r.broken.Load(); failed != nil {
 			return fmt.Errorf("an earlier event of the room was not stored: %w", *failed)
 		}
-		r.checkFence(tx)
+		if err := r.checkFence(tx); err != nil {
+			return err
+		}
 		return write(tx)
 	}, func(err error) {
 		r.broken.CompareAndSwap(nil, &err)

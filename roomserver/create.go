@@ -84,7 +84,7 @@ func (r *room) begin(ctx context.Context, nid int64, version *event.Version, cre
 		list = append(list, a)
 	}
 	// One row for the room, as it is after all of them.
-	first.first, first.room = true, r.row
+	first.room = r.row
 	for _, a := range list[1:] {
 		a.moved = false
 	}

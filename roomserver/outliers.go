@@ -93,7 +93,13 @@ func (r *room) addOutliers(list []*event.Event) error {
 	}
 	stored.list[0].places = r.cover.Take()
 	places, links := placeRows(stored.list[0].places)
+	// The room's row comes with its first events: they would belong to nobody if the join ended half-way.
+	first, row := !r.stored, r.row
+	r.stored = true
 	r.commit(stored, func(tx storage.Tx) error {
+		if first {
+			tx.InsertRoom(row)
+		}
 		if err := tx.CopyEvents(rows); err != nil {
 			return fmt.Errorf("store outliers: %w", err)
 		}

@@ -32,6 +32,9 @@ func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMess
 		roomID := id.RoomID(gjson.GetBytes(raw, "room_id").Str)
 		version, err := s.versionOf(ctx, roomID)
 		if err != nil {
+			version, err = s.versionOfInvite(ctx, roomID, raw)
+		}
+		if err != nil {
 			continue // without the room's version the event has no ID that a result could stand under
 		}
 		ev, err := event.Parse(version, raw)
@@ -95,6 +98,16 @@ func (s *Server) versionOf(ctx context.Context, roomID id.RoomID) (version *even
 
 func (s *Server) receiveInRoom(ctx context.Context, origin string, roomID id.RoomID, events []*event.Event, results *pduResults) {
 	good := s.verified(ctx, events, results)
+	good = slices.DeleteFunc(good, func(ev *event.Event) bool {
+		ended, err := s.endInvite(ctx, ev)
+		if ended || err != nil {
+			results.set(ev.ID(), err)
+		}
+		return ended || err != nil
+	})
+	if len(good) == 0 {
+		return
+	}
 	if err := s.in(ctx, roomID, func(r *room) error {
 		if r.servers[s.ServerName] == 0 {
 			return chancery.Forbidden("we are not in this room")

@@ -188,9 +188,7 @@ func (s *Server) enter(ctx context.Context, version *event.Version, ev *event.Ev
 		return chancery.Errorf(502, chancery.CodeUnknown, "the state that came with the join has not this room's create event")
 	}
 	return s.inOrNew(ctx, ev.RoomID(), version, func(r *room) error {
-		fresh := r.row.NextSlot == 0 && len(r.exts) == 0 && r.row.Root == 0
-		again := !fresh && r.servers[s.ServerName] > 0
-		if again {
+		if r.servers[s.ServerName] > 0 {
 			// We are in already: another of our users joined meanwhile, or this one by another way.
 			return r.take(ev, g)
 		}
@@ -222,7 +220,6 @@ func (s *Server) enter(ctx context.Context, version *event.Version, ev *event.Ev
 		if err != nil {
 			return err
 		}
-		a.first = fresh
 		a.invites = append(a.invites, storage.Invite{User: string(user), RoomID: string(r.id)})
 		r.submit(a)
 		return nil
@@ -400,7 +397,7 @@ func (s *Server) inviteRemote(ctx context.Context, n NewEvent, server string) er
 		if err := r.allowedBy(signed, state.Root(r.row.Root)); err != nil {
 			return asRefusal(err)
 		}
-		a, err := r.add(signed, how{before: before, own: true, sendTo: []string{server}})
+		a, err := r.add(signed, how{before: before, own: true})
 		if err != nil {
 			return err
 		}

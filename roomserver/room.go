@@ -25,6 +25,7 @@ type room struct {
 	turn  chan struct{} // the exclusion: who has sent into it holds the room
 
 	gone   bool // left memory
+	stored bool // its row is in storage, or on the way there
 	loaded bool
 	used   time.Time
 	ctx    context.Context // of the present holder
@@ -153,7 +154,7 @@ func (r *room) load() error {
 		for _, c := range counts {
 			r.servers[c.Server] = c.Count
 		}
-		r.loaded = true
+		r.loaded, r.stored = true, true
 		return nil
 	})
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"testing"
 
@@ -14,8 +13,9 @@ import (
 	"chancery/roomserver"
 	"chancery/storage"
 	"chancery/storage/sql"
+	"chancery/storage/sql/sqltest"
 
-	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -25,7 +25,7 @@ const (
 )
 
 // engine is a room engine without a network.
-func engine(t *testing.T, open sql.Options) *roomserver.Server {
+func engine(t testing.TB, open sql.Options) *roomserver.Server {
 	t.Helper()
 	db, err := storage.Open(t.Context(), open)
 	if err != nil {
@@ -36,12 +36,12 @@ func engine(t *testing.T, open sql.Options) *roomserver.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return roomserver.New(roomserver.Options{DB: db, Reader: roomserver.NewReader(8 << 20), ServerName: "a.example",
-		KeyID: "ed25519:1", Key: key, Log: zaptest.NewLogger(t)})
-}
-
-func sqlite(t *testing.T) sql.Options {
-	return sql.Options{Path: filepath.Join(t.TempDir(), "test.db")}
+	s := roomserver.New(roomserver.Options{DB: db, Reader: roomserver.NewReader(8 << 20), ServerName: "a.example",
+		KeyID: "ed25519:1", Key: key, Log: zap.NewNop()})
+	if err := s.Own(t.Context(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func content(v any) json.RawMessage {
@@ -52,7 +52,7 @@ func content(v any) json.RawMessage {
 	return text
 }
 
-func newRoom(t *testing.T, s *roomserver.Server, version string) id.RoomID {
+func newRoom(t testing.TB, s *roomserver.Server, version string) id.RoomID {
 	t.Helper()
 	empty, me := "", string(alice)
 	creator := map[string]any{"room_version": version}
@@ -74,59 +74,61 @@ func newRoom(t *testing.T, s *roomserver.Server, version string) id.RoomID {
 func TestMessagesStandInOrder(t *testing.T) {
 	for _, version := range []string{"11", "12"} {
 		t.Run(version, func(t *testing.T) {
-			s := engine(t, sqlite(t))
-			room := newRoom(t, s, version)
-			if err := s.Join(t.Context(), roomserver.Join{User: bob, Room: room}); err != nil {
-				t.Fatal(err)
-			}
-			var all sync.WaitGroup
-			for sender := range 8 {
-				all.Go(func() {
-					for i := range 25 {
-						user := alice
-						if sender%2 == 1 {
-							user = bob
+			sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) {
+				s := engine(t, fresh())
+				room := newRoom(t, s, version)
+				if err := s.Join(t.Context(), roomserver.Join{User: bob, Room: room}); err != nil {
+					t.Fatal(err)
+				}
+				var all sync.WaitGroup
+				for sender := range 8 {
+					all.Go(func() {
+						for i := range 25 {
+							user := alice
+							if sender%2 == 1 {
+								user = bob
+							}
+							_, err := s.Send(context.Background(), roomserver.NewEvent{Room: room, Sender: user, Type: "m.room.message",
+								Content: content(map[string]any{"body": fmt.Sprint(sender, i), "msgtype": "m.text"}),
+								Once:    &roomserver.Once{Device: id.DeviceID(fmt.Sprint(sender)), Txn: fmt.Sprint(i)}})
+							if err != nil {
+								t.Error(err)
+							}
 						}
-						_, err := s.Send(context.Background(), roomserver.NewEvent{Room: room, Sender: user, Type: "m.room.message",
-							Content: content(map[string]any{"body": fmt.Sprint(sender, i), "msgtype": "m.text"}),
-							Once:    &roomserver.Once{Device: id.DeviceID(fmt.Sprint(sender)), Txn: fmt.Sprint(i)}})
-						if err != nil {
-							t.Error(err)
-						}
+					})
+				}
+				all.Wait()
+				err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
+					row, _, err := tx.Room(string(room))
+					if err != nil {
+						return err
 					}
+					events, err := tx.EventsAbove(row.NID, 0, 1<<62, 1000)
+					if err != nil {
+						return err
+					}
+					if len(events) != 5+200 {
+						t.Errorf("the room has %d events, want 205", len(events))
+					}
+					ends, err := tx.Extremities(row.NID)
+					if err != nil {
+						return err
+					}
+					if len(ends) != 1 {
+						t.Errorf("the room has %d open ends, want 1", len(ends))
+					}
+					return nil
 				})
-			}
-			all.Wait()
-			err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
-				row, _, err := tx.Room(string(room))
 				if err != nil {
-					return err
+					t.Fatal(err)
 				}
-				events, err := tx.EventsAbove(row.NID, 0, 1<<62, 1000)
-				if err != nil {
-					return err
-				}
-				if len(events) != 5+200 {
-					t.Errorf("the room has %d events, want 205", len(events))
-				}
-				ends, err := tx.Extremities(row.NID)
-				if err != nil {
-					return err
-				}
-				if len(ends) != 1 {
-					t.Errorf("the room has %d open ends, want 1", len(ends))
-				}
-				return nil
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
 		})
 	}
 }
 
 func TestRepeatedTransactionFindsTheFirstEvent(t *testing.T) {
-	s := engine(t, sqlite(t))
+	s := engine(t, sqltest.SQLite(t))
 	room := newRoom(t, s, "12")
 	n := roomserver.NewEvent{Room: room, Sender: alice, Type: "m.room.message", Content: content(map[string]any{"body": "x"}),
 		Once: &roomserver.Once{Device: "D", Txn: "t1"}}
@@ -144,7 +146,7 @@ func TestRepeatedTransactionFindsTheFirstEvent(t *testing.T) {
 }
 
 func TestStrangerMayNotSend(t *testing.T) {
-	s := engine(t, sqlite(t))
+	s := engine(t, sqltest.SQLite(t))
 	room := newRoom(t, s, "12")
 	_, err := s.Send(t.Context(), roomserver.NewEvent{Room: room, Sender: bob, Type: "m.room.message", Content: content(map[string]any{"body": "x"})})
 	if !chancery.IsCode(err, chancery.CodeForbidden) {

@@ -92,6 +92,11 @@ func (s *Server) keepShards(ctx context.Context) error {
 }
 
 // checkFence makes the room's commits fail once its shard has another owner.
-func (r *room) checkFence(tx storage.Tx) {
-	tx.CheckFence(r.shard, r.s.shards.fences[r.shard].Load())
+func (r *room) checkFence(tx storage.Tx) error {
+	fence := r.s.shards.fences[r.shard].Load()
+	if fence == 0 {
+		return errors.New("this room engine owns no shards: Own comes before the first event")
+	}
+	tx.CheckFence(r.shard, fence)
+	return nil
 }
