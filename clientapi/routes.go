@@ -43,10 +43,10 @@ func (s *Server) Routes() []endpoint.Route {
 	return slices.Concat(WellKnown(s.Config), []endpoint.Route{
 		// what this server can do
 		c2s("getVersions", "GET", "/_matrix/client/versions", optional, limitRead, endpoint.Handle(s.versions)),
-		c2s("getCapabilities", "GET", "/_matrix/client/v3/capabilities", userOrGuest, limitRead, planned),
+		c2s("getCapabilities", "GET", "/_matrix/client/v3/capabilities", userOrGuest, limitRead, endpoint.Handle(s.account.Capabilities)),
 		c2s("getAuthMetadata", "GET", "/_matrix/client/v1/auth_metadata", none, unlimited, planned, endpoint.Alias("/_matrix/client/unstable/org.matrix.msc2965/auth_metadata")),
 		c2s("getWellknownPolicy", "GET", "/.well-known/matrix/policy_server", none, unlimited, planned),
-		c2s("getTurnServer", "GET", "/_matrix/client/v3/voip/turnServer", user, limitRead, planned),
+		c2s("getTurnServer", "GET", "/_matrix/client/v3/voip/turnServer", user, limitRead, endpoint.Handle(s.account.TurnServer)),
 
 		// signing in and out
 		c2s("getLoginFlows", "GET", "/_matrix/client/v3/login", none, limitLogin, endpoint.Handle(s.account.LoginFlows)),
@@ -65,11 +65,11 @@ func (s *Server) Routes() []endpoint.Route {
 		c2s("requestTokenToRegisterMSISDN", "POST", "/_matrix/client/v3/register/msisdn/requestToken", none, limitRegister, planned),
 		c2s("checkUsernameAvailability", "GET", "/_matrix/client/v3/register/available", none, limitRegister, endpoint.Handle(s.account.Available)),
 		c2s("registrationTokenValidity", "GET", "/_matrix/client/v1/register/m.login.registration_token/validity", none, limitRegister, endpoint.Handle(s.account.TokenValidity)),
-		c2s("changePassword", "POST", "/_matrix/client/v3/account/password", optional, limitLogin, planned),
+		c2s("changePassword", "POST", "/_matrix/client/v3/account/password", optional, limitLogin, endpoint.Handle(s.account.ChangePassword)),
 		c2s("requestTokenToResetPasswordEmail", "POST", "/_matrix/client/v3/account/password/email/requestToken", none, limitRegister, planned),
 		c2s("requestTokenToResetPasswordMSISDN", "POST", "/_matrix/client/v3/account/password/msisdn/requestToken", none, limitRegister, planned),
-		c2s("deactivateAccount", "POST", "/_matrix/client/v3/account/deactivate", optional, limitLogin, planned),
-		c2s("getAccount3PIDs", "GET", "/_matrix/client/v3/account/3pid", user, limitRead, planned),
+		c2s("deactivateAccount", "POST", "/_matrix/client/v3/account/deactivate", optional, limitLogin, endpoint.Handle(s.account.Deactivate)),
+		c2s("getAccount3PIDs", "GET", "/_matrix/client/v3/account/3pid", user, limitRead, endpoint.Handle(s.account.Contacts)),
 		c2s("post3PIDs", "POST", "/_matrix/client/v3/account/3pid", user, limitWrite, planned),
 		c2s("add3PID", "POST", "/_matrix/client/v3/account/3pid/add", user, limitLogin, planned),
 		c2s("bind3PID", "POST", "/_matrix/client/v3/account/3pid/bind", user, limitLogin, planned),
@@ -77,7 +77,7 @@ func (s *Server) Routes() []endpoint.Route {
 		c2s("unbind3pidFromAccount", "POST", "/_matrix/client/v3/account/3pid/unbind", user, limitWrite, planned),
 		c2s("requestTokenTo3PIDEmail", "POST", "/_matrix/client/v3/account/3pid/email/requestToken", none, limitRegister, planned),
 		c2s("requestTokenTo3PIDMSISDN", "POST", "/_matrix/client/v3/account/3pid/msisdn/requestToken", none, limitRegister, planned),
-		c2s("requestOpenIdToken", "POST", "/_matrix/client/v3/user/{userId}/openid/request_token", user, limitWrite, planned),
+		c2s("requestOpenIdToken", "POST", "/_matrix/client/v3/user/{userId}/openid/request_token", user, limitWrite, endpoint.Handle(s.account.OpenIDToken)),
 
 		// devices and end-to-end keys
 		c2s("getDevices", "GET", "/_matrix/client/v3/devices", userOrGuest, limitRead, endpoint.Handle(s.device.List)),
@@ -223,10 +223,10 @@ func (s *Server) Routes() []endpoint.Route {
 		c2s("queryUserByProtocol", "GET", "/_matrix/client/v3/thirdparty/user/{protocol}", user, limitRead, planned),
 		c2s("queryLocationByAlias", "GET", "/_matrix/client/v3/thirdparty/location", user, limitRead, planned),
 		c2s("queryUserByID", "GET", "/_matrix/client/v3/thirdparty/user", user, limitRead, planned),
-		c2s("getWhoIs", "GET", "/_matrix/client/v3/admin/whois/{userId}", user, limitRead, planned),
-		c2s("getAdminSuspendUser", "GET", "/_matrix/client/v1/admin/suspend/{userId}", user, limitRead, planned),
-		c2s("setAdminSuspendUser", "PUT", "/_matrix/client/v1/admin/suspend/{userId}", user, limitWrite, planned),
-		c2s("getAdminLockUser", "GET", "/_matrix/client/v1/admin/lock/{userId}", user, limitRead, planned),
-		c2s("setAdminLockUser", "PUT", "/_matrix/client/v1/admin/lock/{userId}", user, limitWrite, planned),
-	})
+		c2s("getWhoIs", "GET", "/_matrix/client/v3/admin/whois/{userId}", user, limitRead, endpoint.Handle(s.account.WhoIs)),
+		c2s("getAdminSuspendUser", "GET", "/_matrix/client/v1/admin/suspend/{userId}", user, limitRead, endpoint.Handle(s.account.Suspended)),
+		c2s("setAdminSuspendUser", "PUT", "/_matrix/client/v1/admin/suspend/{userId}", user, limitWrite, endpoint.Handle(s.account.Suspend)),
+		c2s("getAdminLockUser", "GET", "/_matrix/client/v1/admin/lock/{userId}", user, limitRead, endpoint.Handle(s.account.Locked)),
+		c2s("setAdminLockUser", "PUT", "/_matrix/client/v1/admin/lock/{userId}", user, limitWrite, endpoint.Handle(s.account.Lock)),
+	}, s.beyondSpec())
 }
