@@ -12,21 +12,36 @@ import (
 	"chancery"
 	"chancery/config"
 	"chancery/endpoint"
+	"chancery/federation/peer"
+	"chancery/roomserver"
+	"chancery/storage"
 )
 
 // Server answers the server-server API.
 type Server struct {
 	Config  *config.Config
-	Auth    endpoint.Authenticator // nil believes no signature
+	DB      *storage.DB
+	Reader  *roomserver.Reader
+	Rooms   *roomserver.Server
+	Keys    *peer.Keys             // our own
+	Ring    *peer.KeyRing          // those of others
+	Release string                 // of this program
+	Auth    endpoint.Authenticator // nil asks Ring
 	Limits  *endpoint.Limits       // nil limits nothing
 	Metrics *endpoint.Metrics      // nil counts nothing
 	Log     *zap.Logger
+
+	inbound inbound
 }
 
 // Handler is the API as the federation listener serves it.
 func (s *Server) Handler() http.Handler {
 	auth := s.Auth
-	if auth == nil {
+	switch {
+	case auth != nil:
+	case s.Ring != nil:
+		auth = Authenticator{s.Ring}
+	default:
 		auth = nobodyKnown{}
 	}
 	proxies, err := endpoint.ParseProxies(s.Config.TrustedProxies)

@@ -1,0 +1,263 @@
+package federation
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"chancery"
+	"chancery/roomserver"
+	"chancery/storage"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// pdusOut is how events are told that somebody asked for.
+type pdusOut struct {
+	Origin string            `json:"origin"`
+	TS     int64             `json:"origin_server_ts"`
+	PDUs   []json.RawMessage `json:"pdus"`
+}
+
+func (s *Server) pdus(events []json.RawMessage) *pdusOut {
+	return &pdusOut{s.Config.ServerName, time.Now().UnixMilli(), events}
+}
+
+func texts(events []*roomserver.Stored) []json.RawMessage {
+	out := make([]json.RawMessage, len(events))
+	for i, e := range events {
+		out[i] = e.JSON()
+	}
+	return out
+}
+
+func ids(events []*roomserver.Stored) []id.EventID {
+	out := make([]id.EventID, len(events))
+	for i, e := range events {
+		out[i] = e.ID()
+	}
+	return out
+}
+
+type stateIn struct {
+	Origin  string     `origin:""`
+	Room    id.RoomID  `path:"roomId"`
+	EventID id.EventID `query:"event_id" required:"true"`
+}
+
+func (s *Server) stateBefore(ctx context.Context, in *stateIn) (state, chain []*roomserver.Stored, err error) {
+	err = s.Rooms.For(ctx, in.Origin, in.Room, func(a roomserver.Asked) error {
+		state, chain, err = a.StateBefore(in.EventID)
+		return err
+	})
+	return state, chain, err
+}
+
+type stateOut struct {
+	PDUs      []json.RawMessage `json:"pdus"`
+	AuthChain []json.RawMessage `json:"auth_chain"`
+}
+
+// spec: s2s/getRoomState
+func (s *Server) state(ctx context.Context, in *stateIn) (*stateOut, error) {
+	state, chain, err := s.stateBefore(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return &stateOut{texts(state), texts(chain)}, nil
+}
+
+type stateIDsOut struct {
+	PDUs      []id.EventID `json:"pdu_ids"`
+	AuthChain []id.EventID `json:"auth_chain_ids"`
+}
+
+// spec: s2s/getRoomStateIds
+func (s *Server) stateIDs(ctx context.Context, in *stateIn) (*stateIDsOut, error) {
+	state, chain, err := s.stateBefore(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return &stateIDsOut{ids(state), ids(chain)}, nil
+}
+
+type eventIn struct {
+	Origin  string     `origin:""`
+	Room    id.RoomID  `path:"roomId"`
+	EventID id.EventID `path:"eventId"`
+}
+
+type eventAuthOut struct {
+	AuthChain []json.RawMessage `json:"auth_chain"`
+}
+
+// spec: s2s/getEventAuth
+func (s *Server) eventAuth(ctx context.Context, in *eventIn) (*eventAuthOut, error) {
+	out := &eventAuthOut{}
+	err := s.Rooms.For(ctx, in.Origin, in.Room, func(a roomserver.Asked) error {
+		chain, err := a.AuthChain(in.EventID)
+		out.AuthChain = texts(chain)
+		return err
+	})
+	return out, err
+}
+
+type oneEventIn struct {
+	Origin  string     `origin:""`
+	EventID id.EventID `path:"eventId"`
+}
+
+// spec: s2s/getEvent
+func (s *Server) event(ctx context.Context, in *oneEventIn) (*pdusOut, error) {
+	var room storage.Room
+	err := s.DB.Read(ctx, func(tx storage.Tx) error {
+		ev, ok, err := tx.Event(string(in.EventID))
+		if err == nil && ok {
+			room, ok, err = tx.RoomByNumber(ev.Room)
+		}
+		if err == nil && !ok {
+			return chancery.NotFound("we have no such event")
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var ev *roomserver.Stored
+	err = s.Rooms.For(ctx, in.Origin, id.RoomID(room.ID), func(a roomserver.Asked) (err error) {
+		ev, err = a.Event(in.EventID)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown, err := s.shown(ctx, in.Origin, room.ID, []*roomserver.Stored{ev})
+	if err != nil {
+		return nil, err
+	}
+	return s.pdus(shown), nil
+}
+
+// maxWalked bounds the events that one question gets.
+const maxWalked = 100
+
+type backfillIn struct {
+	Origin string       `origin:""`
+	Room   id.RoomID    `path:"roomId"`
+	From   []id.EventID `query:"v" required:"true"`
+	Limit  int          `query:"limit" required:"true"`
+}
+
+// spec: s2s/backfillRoom
+func (s *Server) backfill(ctx context.Context, in *backfillIn) (*pdusOut, error) {
+	if in.Limit < 0 || len(in.From) > maxWalked {
+		return nil, chancery.InvalidParam("limit must not be negative, and at most %d events can be named", maxWalked)
+	}
+	found, err := s.walk(ctx, in.Origin, in.Room, in.From, true, min(in.Limit, maxWalked), nil)
+	if err != nil {
+		return nil, err
+	}
+	shown, err := s.shown(ctx, in.Origin, string(in.Room), found)
+	if err != nil {
+		return nil, err
+	}
+	return s.pdus(shown), nil
+}
+
+type missingIn struct {
+	Origin string    `origin:""`
+	Room   id.RoomID `path:"roomId"`
+	Body   struct {
+		Limit    *int         `json:"limit"`
+		MinDepth int64        `json:"min_depth"`
+		Earliest []id.EventID `json:"earliest_events" required:"true"`
+		Latest   []id.EventID `json:"latest_events" required:"true"`
+	} `body:"json"`
+}
+
+type missingOut struct {
+	Events []json.RawMessage `json:"events"`
+}
+
+const (
+	defaultMissing = 10 // spec: s2s/getMissingPreviousEvents, the default of limit
+	maxMissing     = 50
+)
+
+// missingEvents tells what lies between events, the oldest first.
+//
+// spec: s2s/getMissingPreviousEvents
+func (s *Server) missingEvents(ctx context.Context, in *missingIn) (*missingOut, error) {
+	limit := defaultMissing
+	if in.Body.Limit != nil {
+		limit = min(*in.Body.Limit, maxMissing)
+	}
+	if limit < 0 || len(in.Body.Latest) > maxWalked || len(in.Body.Earliest) > 10*maxWalked {
+		return nil, chancery.InvalidParam("limit must not be negative, and at most %d events can be named", maxWalked)
+	}
+	have := make(map[id.EventID]bool, len(in.Body.Earliest))
+	for _, v := range in.Body.Earliest {
+		have[v] = true
+	}
+	found, err := s.walk(ctx, in.Origin, in.Room, in.Body.Latest, false, limit, func(v id.EventID) bool { return have[v] })
+	if err != nil {
+		return nil, err
+	}
+	found = slices.DeleteFunc(found, func(e *roomserver.Stored) bool { return e.Depth() < in.Body.MinDepth })
+	slices.SortStableFunc(found, func(a, b *roomserver.Stored) int { return cmp.Compare(a.Depth(), b.Depth()) })
+	shown, err := s.shown(ctx, in.Origin, string(in.Room), found)
+	if err != nil {
+		return nil, err
+	}
+	return &missingOut{shown}, nil
+}
+
+// walk goes back from events.
+func (s *Server) walk(ctx context.Context, origin string, room id.RoomID, from []id.EventID, withFrom bool, limit int, stop func(id.EventID) bool) (found []*roomserver.Stored, err error) {
+	err = s.Rooms.For(ctx, origin, room, func(a roomserver.Asked) (err error) {
+		found, err = a.Walk(from, withFrom, limit, stop)
+		return err
+	})
+	return found, err
+}
+
+type timestampIn struct {
+	Origin    string    `origin:""`
+	Room      id.RoomID `path:"roomId"`
+	TS        int64     `query:"ts" required:"true"`
+	Direction string    `query:"dir" required:"true"`
+}
+
+type timestampOut struct {
+	EventID id.EventID `json:"event_id"`
+	TS      int64      `json:"origin_server_ts"`
+}
+
+// spec: s2s/getEventByTimestamp
+func (s *Server) eventByTimestamp(ctx context.Context, in *timestampIn) (*timestampOut, error) {
+	if in.Direction != "f" && in.Direction != "b" {
+		return nil, chancery.InvalidParam("dir must be f or b")
+	}
+	if err := s.Rooms.For(ctx, in.Origin, in.Room, func(roomserver.Asked) error { return nil }); err != nil {
+		return nil, err
+	}
+	out := &timestampOut{}
+	err := s.DB.Read(ctx, func(tx storage.Tx) error {
+		room, ok, err := tx.Room(string(in.Room))
+		if err != nil {
+			return err
+		}
+		var ev storage.Event
+		if ok {
+			ev, ok, err = tx.EventNear(room.NID, in.TS, in.Direction == "f")
+		}
+		if err == nil && !ok {
+			return chancery.NotFound("no event is there")
+		}
+		out.EventID, out.TS = id.EventID(ev.ID), ev.TS
+		return err
+	})
+	return out, err
+}

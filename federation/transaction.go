@@ -1,0 +1,184 @@
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"chancery"
+	"chancery/federation/peer"
+	"chancery/storage"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
+	"maunium.net/go/mautrix/id"
+)
+
+// What a transaction may hold.
+//
+// spec: s2s#transactions
+const (
+	maxPDUs = 50
+	maxEDUs = 100
+)
+
+const (
+	transactionTime = 5 * time.Minute // to take one, however long its sender waits for it
+	maxWaiting      = 16              // transactions of one server at a time; more are told to wait
+	maxTxnID        = 255
+)
+
+type transactionIn struct {
+	Origin string `origin:""`
+	TxnID  string `path:"txnId"`
+	Body   struct {
+		PDUs []json.RawMessage `json:"pdus"`
+		EDUs []peer.EDU        `json:"edus"`
+	} `body:"json"`
+}
+
+type pduResult struct {
+	Error string `json:"error,omitempty"`
+}
+
+type transactionOut struct {
+	PDUs map[id.EventID]pduResult `json:"pdus"`
+}
+
+// inbound keeps the transactions that are being taken.
+type inbound struct {
+	flight singleflight.Group
+
+	mu      sync.Mutex // guards origins; a leaf
+	origins map[string]*originTurn
+}
+
+// originTurn lets the transactions of one server in one after the other, in the order in which they came.
+type originTurn struct {
+	waiting int
+	turn    chan struct{}
+}
+
+func (in *inbound) enter(origin string) (*originTurn, bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.origins == nil {
+		in.origins = map[string]*originTurn{}
+	}
+	o := in.origins[origin]
+	if o == nil {
+		o = &originTurn{turn: make(chan struct{}, 1)}
+		in.origins[origin] = o
+	}
+	if o.waiting >= maxWaiting {
+		return nil, false
+	}
+	o.waiting++
+	return o, true
+}
+
+func (in *inbound) leave(origin string, o *originTurn) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if o.waiting--; o.waiting == 0 {
+		delete(in.origins, origin)
+	}
+}
+
+// sendTransaction takes what another server has to tell. A transaction that comes again while it is being
+// taken waits for the same end, and later it gets the same answer.
+//
+// spec: s2s/sendTransaction
+func (s *Server) sendTransaction(ctx context.Context, in *transactionIn) (*json.RawMessage, error) {
+	switch {
+	case len(in.TxnID) > maxTxnID:
+		return nil, chancery.InvalidParam("the transaction ID is longer than %d bytes", maxTxnID)
+	case len(in.Body.PDUs) > maxPDUs:
+		return nil, chancery.BadJSON("a transaction holds at most %d PDUs", maxPDUs)
+	case len(in.Body.EDUs) > maxEDUs:
+		return nil, chancery.BadJSON("a transaction holds at most %d EDUs", maxEDUs)
+	}
+	done := s.inbound.flight.DoChan(in.Origin+"\x00"+in.TxnID, func() (any, error) {
+		// The sender may give up and come again: what is begun is brought to an end meanwhile.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), transactionTime)
+		defer cancel()
+		return s.takeOnce(ctx, in)
+	})
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case result := <-done:
+		if result.Err != nil {
+			return nil, result.Err
+		}
+		answer := result.Val.(json.RawMessage)
+		return &answer, nil
+	}
+}
+
+func (s *Server) takeOnce(ctx context.Context, in *transactionIn) (answer json.RawMessage, err error) {
+	o, ok := s.inbound.enter(in.Origin)
+	if !ok {
+		return nil, chancery.LimitExceeded(5 * time.Second)
+	}
+	defer s.inbound.leave(in.Origin, o)
+	select {
+	case o.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-o.turn }()
+	known := false
+	if err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
+		answer, known, err = tx.ReceivedTransaction(in.Origin, in.TxnID)
+		return err
+	}); err != nil || known {
+		return answer, err
+	}
+	out := transactionOut{PDUs: map[id.EventID]pduResult{}}
+	// EDUs first: the keys that the messages need are among them, and messages may have to wait for others.
+	if err := s.receiveEDUs(ctx, in.Origin, in.Body.EDUs); err != nil {
+		return nil, err
+	}
+	for eventID, err := range s.Rooms.Receive(ctx, in.Origin, in.Body.PDUs) {
+		out.PDUs[eventID] = pduResult{Error: reason(err)}
+		if err != nil {
+			s.Log.Debug("event not taken", zap.String("origin", in.Origin), zap.String("event", string(eventID)), zap.Error(err))
+		}
+	}
+	if answer, err = json.Marshal(out); err != nil {
+		return nil, err
+	}
+	return answer, s.DB.Write(ctx, nil, func(tx storage.Tx) error {
+		tx.InsertReceivedTransaction(in.Origin, in.TxnID, answer, time.Now().UnixMilli())
+		return nil
+	})
+}
+
+// reason says what of an error another server may see.
+func reason(err error) string {
+	if err == nil {
+		return ""
+	}
+	return chancery.As(err).Message
+}
+
+// transactionsKept is how long a repetition is known; a server that was down longer sends what we have already,
+// and events and messages are known by their own IDs.
+const transactionsKept = 24 * time.Hour
+
+// trimTransactions forgets old answers, in pieces.
+func (s *Server) trimTransactions(ctx context.Context) error {
+	before := time.Now().Add(-transactionsKept).UnixMilli()
+	for {
+		var n int64
+		err := s.DB.Write(ctx, nil, func(tx storage.Tx) (err error) {
+			n, err = tx.TrimReceivedTransactions(before, 500)
+			return err
+		})
+		if err != nil || n == 0 {
+			return err
+		}
+	}
+}
