@@ -35,6 +35,12 @@ func eachEngine(t *testing.T, change func(*config.Config), test func(*server)) {
 	sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) { test(serve(t, fresh(), change)) })
 }
 
+// serveSQLite is for what does not reach the database.
+func serveSQLite(t *testing.T, change func(*config.Config)) *server {
+	t.Helper()
+	return serve(t, sqltest.SQLite(t), change)
+}
+
 func serve(t *testing.T, o sql.Options, change func(*config.Config)) *server {
 	t.Helper()
 	cfg := config.Default()
