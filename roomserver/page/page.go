@@ -29,8 +29,7 @@ type Token struct {
 // Sync is a point in time: all facts up to Pos are told.
 type Sync struct {
 	Epoch, Pos int64
-	// ToDevice is up to where to-device messages were given, when not all of them found room in
-	// the answer; else it is Pos.
+	// ToDevice is the number of the last to-device message that was given; 0: none yet.
 	ToDevice int64
 	// Process names a process and its start; Typing and Presence count what that process told of
 	// them, for they have no positions. Empty where nothing was told.
@@ -38,13 +37,13 @@ type Sync struct {
 	Typing, Presence int64
 }
 
-// String is the token "s<epoch>_<pos>", with "_d<position>" for ToDevice and
+// String is the token "s<epoch>_<pos>", with "_d<number>" for ToDevice and
 // "_<process>.<typing>.<presence>" where they say something.
 func (s Sync) String() string {
 	b := make([]byte, 0, 64)
 	b = strconv.AppendInt(append(b, 's'), s.Epoch, 10)
 	b = strconv.AppendInt(append(b, '_'), s.Pos, 10)
-	if s.ToDevice != s.Pos {
+	if s.ToDevice != 0 {
 		b = strconv.AppendInt(append(b, "_d"...), s.ToDevice, 10)
 	}
 	if s.Process != "" {
@@ -91,11 +90,10 @@ func ParseSync(text string) (Sync, error) {
 	if !ok1 || !ok2 {
 		return Sync{}, wrong()
 	}
-	s.ToDevice = s.Pos
 	parts = parts[2:]
 	if len(parts) > 0 && strings.HasPrefix(parts[0], "d") {
 		n, ok := number(parts[0][1:])
-		if !ok || n >= s.Pos {
+		if !ok || n == 0 {
 			return Sync{}, wrong()
 		}
 		s.ToDevice, parts = n, parts[1:]
