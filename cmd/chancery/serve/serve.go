@@ -202,7 +202,7 @@ func ownerName(path string) (string, error) {
 
 // runners are the goroutines of the components, each until its context ends.
 func (s *server) runners() []func(context.Context) error {
-	var all []func(context.Context) error
+	all := []func(context.Context) error{s.keepHouse}
 	if s.runs("roomserver") {
 		all = append(all, s.rooms.Run)
 	}
@@ -210,6 +210,22 @@ func (s *server) runners() []func(context.Context) error {
 		all = append(all, s.users.Run)
 	}
 	return all
+}
+
+// keepHouse removes once an hour what is older than its time.
+func (s *server) keepHouse(ctx context.Context) error {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := s.db.Trim(ctx, time.Now()); err != nil && ctx.Err() == nil {
+				s.Log.Warn("could not trim the database", zap.Error(err))
+			}
+		}
+	}
 }
 
 // listen binds the addresses; the client listener is the last to be served.
