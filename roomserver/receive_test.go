@@ -1,0 +1,286 @@
+package roomserver_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"testing"
+	"time"
+
+	"chancery/federation/peer"
+	"chancery/roomserver"
+	"chancery/roomserver/event"
+	"chancery/roomserver/state"
+	"chancery/storage"
+	"chancery/storage/sql"
+	"chancery/storage/sql/sqltest"
+
+	"github.com/tidwall/gjson"
+	"go.uber.org/zap"
+	"maunium.net/go/mautrix/id"
+)
+
+const carol = id.UserID("@carol:b.example")
+
+// other is a server whose events a test makes by hand; it answers no requests.
+type other struct {
+	name string
+	key  peer.SigningKey
+}
+
+func (o other) LoadKeys(_ context.Context, server string) ([]peer.ServerKey, error) {
+	if server != o.name {
+		return nil, nil
+	}
+	return []peer.ServerKey{{Server: o.name, ID: o.key.ID, Public: o.key.Public(), ValidUntil: time.Now().Add(24 * time.Hour)}}, nil
+}
+
+func (o other) SaveKeys(context.Context, []peer.ServerKey) error { return nil }
+
+// beside makes an engine that knows the keys of another server.
+func beside(t *testing.T, options sql.Options) (*roomserver.Server, other) {
+	t.Helper()
+	o := other{"b.example", peer.NewSigningKey()}
+	keys, err := peer.LoadKeys(t.TempDir()+"/signing.key", "a.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := peer.New(peer.Options{ServerName: "a.example", Key: keys.Key()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	db, err := storage.Open(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	s := roomserver.New(roomserver.Options{DB: db, Reader: roomserver.NewReader(8 << 20), ServerName: "a.example", KeyID: keys.Key().ID,
+		Key: keys.Key().Private, Peer: client, Keys: peer.NewKeyRing(client, keys, o, nil), Log: zap.NewNop()})
+	if err := s.Own(t.Context(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	return s, o
+}
+
+// sign makes a proposal into an event of the other server.
+func (o other) sign(t *testing.T, version string, proposal json.RawMessage, change func(*event.Proto)) *event.Event {
+	t.Helper()
+	v, _ := event.Lookup(version)
+	g := gjson.ParseBytes(proposal)
+	p := event.Proto{RoomID: id.RoomID(g.Get("room_id").Str), Sender: id.UserID(g.Get("sender").Str), Type: g.Get("type").Str,
+		Content: json.RawMessage(g.Get("content").Raw), Depth: g.Get("depth").Int()}
+	if k := g.Get("state_key"); k.Exists() {
+		p.StateKey = &k.Str
+	}
+	for _, e := range g.Get("prev_events").Array() {
+		p.PrevEvents = append(p.PrevEvents, id.EventID(e.Str))
+	}
+	for _, e := range g.Get("auth_events").Array() {
+		p.AuthEvents = append(p.AuthEvents, id.EventID(e.Str))
+	}
+	if change != nil {
+		change(&p)
+	}
+	ev, err := event.Build(v, p, o.name, o.key.ID, ed25519.PrivateKey(o.key.Private), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ev
+}
+
+// join brings carol in through the handshake, and gives her join.
+func (o other) join(t *testing.T, s *roomserver.Server, room id.RoomID) *event.Event {
+	t.Helper()
+	made, err := s.MakeMembership(t.Context(), o.name, room, carol, "join", []string{"11", "12"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ev := o.sign(t, made.Version, made.Event, nil)
+	taken, err := s.TakeMembership(t.Context(), o.name, room, ev.ID(), ev.JSON(), "join")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(taken.State) < 4 || len(taken.AuthChain) == 0 {
+		t.Fatalf("the join was answered with %d state events and %d auth events", len(taken.State), len(taken.AuthChain))
+	}
+	return ev
+}
+
+func (o other) message(t *testing.T, version string, room id.RoomID, after, auth []id.EventID, body string) *event.Event {
+	t.Helper()
+	return o.sign(t, version, nil, func(p *event.Proto) {
+		p.RoomID, p.Sender, p.Type, p.Content = room, carol, "m.room.message", content(map[string]any{"body": body, "msgtype": "m.text"})
+		p.PrevEvents, p.AuthEvents, p.Depth = after, auth, 50
+	})
+}
+
+func stateOf(t *testing.T, s *roomserver.Server, room id.RoomID, typ, key string) *roomserver.Stored {
+	t.Helper()
+	var found *roomserver.Stored
+	err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
+		row, _, err := tx.Room(string(room))
+		if err != nil {
+			return err
+		}
+		found, err = s.Reader.StateEvent(tx, row, state.Root(row.Root), typ, key)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func statusOf(t *testing.T, s *roomserver.Server, eventID id.EventID) storage.EventStatus {
+	t.Helper()
+	var status storage.EventStatus = -1
+	err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
+		row, ok, err := tx.Event(string(eventID))
+		if ok {
+			status = row.Status
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return status
+}
+
+// authIDs are the auth events of a message of carol.
+func authIDs(t *testing.T, s *roomserver.Server, version string, room id.RoomID, join id.EventID) []id.EventID {
+	ids := []id.EventID{join, stateOf(t, s, room, "m.room.power_levels", "").ID()}
+	if version != "12" {
+		ids = append(ids, stateOf(t, s, room, "m.room.create", "").ID())
+	}
+	return ids
+}
+
+func send(t *testing.T, s *roomserver.Server, room id.RoomID, typ string, key *string, body any) id.EventID {
+	t.Helper()
+	sent, err := s.Send(t.Context(), roomserver.NewEvent{Room: room, Sender: alice, Type: typ, StateKey: key, Content: content(body)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sent.ID
+}
+
+func eachVersionAndEngine(t *testing.T, test func(t *testing.T, version string, o sql.Options)) {
+	for _, version := range []string{"11", "12"} {
+		t.Run(version, func(t *testing.T) {
+			sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) { test(t, version, fresh()) })
+		})
+	}
+}
+
+func TestForkIsMergedAndResolved(t *testing.T) {
+	eachVersionAndEngine(t, func(t *testing.T, version string, o sql.Options) {
+		s, b := beside(t, o)
+		room := newRoom(t, s, version)
+		join := b.join(t, s, room)
+		auth := authIDs(t, s, version, room, join.ID())
+		empty := ""
+		topic := send(t, s, room, "m.room.topic", &empty, map[string]any{"topic": "ours"})
+		// Carol has not seen the topic: her message forks the room.
+		fork := b.message(t, version, room, []id.EventID{join.ID()}, auth, "hello")
+		if got := s.Receive(t.Context(), b.name, []json.RawMessage{fork.JSON(), fork.JSON()}); got[fork.ID()] != nil {
+			t.Fatal(got[fork.ID()])
+		}
+		if statusOf(t, s, fork.ID()) != storage.Accepted {
+			t.Fatalf("the message of the fork has status %d", statusOf(t, s, fork.ID()))
+		}
+		if got := stateOf(t, s, room, "m.room.topic", ""); got == nil || got.ID() != topic {
+			t.Errorf("after the fork the topic is %v", got)
+		}
+		merged := send(t, s, room, "m.room.message", nil, map[string]any{"body": "both", "msgtype": "m.text"})
+		err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
+			row, _, err := tx.Event(string(merged))
+			if err != nil {
+				return err
+			}
+			if n := len(gjson.GetBytes(row.JSON, "prev_events").Array()); n != 2 {
+				t.Errorf("the next event has %d prev events, want both ends", n)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestBannedUserCannotSpeakFromThePast(t *testing.T) {
+	eachVersionAndEngine(t, func(t *testing.T, version string, o sql.Options) {
+		s, b := beside(t, o)
+		room := newRoom(t, s, version)
+		join := b.join(t, s, room)
+		auth := authIDs(t, s, version, room, join.ID())
+		if err := s.ChangeMember(t.Context(), roomserver.Change{Room: room, Sender: alice, Target: carol, Membership: "ban"}); err != nil {
+			t.Fatal(err)
+		}
+		late := b.message(t, version, room, []id.EventID{join.ID()}, auth, "I was here before")
+		// Her server is not in the room any more, so it must come through another: we judge it all the same.
+		if err := s.ReceiveFor(t.Context(), room, late); err != nil {
+			t.Fatal(err)
+		}
+		if got := statusOf(t, s, late.ID()); got != storage.SoftFailed {
+			t.Errorf("the message has status %d, want soft-failed", got)
+		}
+		ban := stateOf(t, s, room, "m.room.member", string(carol))
+		if ban == nil || ban.Membership() != "ban" {
+			t.Errorf("carol's membership is %v", ban)
+		}
+	})
+}
+
+func TestEventWithoutRightsIsRejectedAndKept(t *testing.T) {
+	eachVersionAndEngine(t, func(t *testing.T, version string, o sql.Options) {
+		s, b := beside(t, o)
+		room := newRoom(t, s, version)
+		join := b.join(t, s, room)
+		auth := authIDs(t, s, version, room, join.ID())
+		empty := ""
+		name := b.sign(t, version, nil, func(p *event.Proto) {
+			p.RoomID, p.Sender, p.Type, p.StateKey, p.Content = room, carol, "m.room.name", &empty, content(map[string]any{"name": "mine"})
+			p.PrevEvents, p.AuthEvents, p.Depth = []id.EventID{join.ID()}, auth, 50
+		})
+		s.Receive(t.Context(), b.name, []json.RawMessage{name.JSON()})
+		if got := statusOf(t, s, name.ID()); got != storage.Rejected {
+			t.Errorf("a name by somebody without the level has status %d, want rejected", got)
+		}
+		if got := stateOf(t, s, room, "m.room.name", ""); got != nil {
+			t.Errorf("the room's name became %s", got.Content())
+		}
+		// What builds on a rejected event is judged by itself.
+		after := b.message(t, version, room, []id.EventID{name.ID()}, auth, "still here")
+		s.Receive(t.Context(), b.name, []json.RawMessage{after.JSON()})
+		if got := statusOf(t, s, after.ID()); got != storage.Accepted {
+			t.Errorf("the message after it has status %d, want accepted", got)
+		}
+	})
+}
+
+func TestForgedEventsAreRefused(t *testing.T) {
+	s, b := beside(t, sqltest.SQLite(t))
+	room := newRoom(t, s, "12")
+	join := b.join(t, s, room)
+	auth := authIDs(t, s, "12", room, join.ID())
+	stranger := other{"b.example", peer.NewSigningKey()}
+	forged := stranger.message(t, "12", room, []id.EventID{join.ID()}, auth, "not from b")
+	got := s.Receive(t.Context(), b.name, []json.RawMessage{forged.JSON()})
+	if got[forged.ID()] == nil || statusOf(t, s, forged.ID()) != -1 {
+		t.Errorf("a forged event got the result %v and status %d", got[forged.ID()], statusOf(t, s, forged.ID()))
+	}
+	good := b.message(t, "12", room, []id.EventID{join.ID()}, auth, "from b")
+	if got := s.Receive(t.Context(), b.name, []json.RawMessage{forged.JSON(), good.JSON()}); got[good.ID()] != nil {
+		t.Errorf("beside a forged event a good one got %v", got[good.ID()])
+	}
+	// Prev events that nobody can give: the sender's server does not answer here.
+	gap := b.message(t, "12", room, []id.EventID{"$nobodyhasthisevent"}, auth, "after a gap")
+	got = s.Receive(t.Context(), b.name, []json.RawMessage{gap.JSON()})
+	if got[gap.ID()] == nil || errors.Is(got[gap.ID()], context.DeadlineExceeded) {
+		t.Errorf("an event after a gap got %v", got[gap.ID()])
+	}
+}
