@@ -12,15 +12,8 @@ import (
 
 	"golang.org/x/term"
 
-	"chancery/config"
+	"chancery/cmd/chancery/operator"
 )
-
-// newUser is what `user create` was told.
-type newUser struct {
-	Name     string
-	Password string
-	Admin    bool
-}
 
 func runUser(ctx context.Context, args []string, t terminal) error {
 	flags := flag.NewFlagSet("user create", flag.ContinueOnError)
@@ -42,7 +35,12 @@ func runUser(ctx context.Context, args []string, t terminal) error {
 	if err != nil {
 		return err
 	}
-	return createUser(ctx, cfg, newUser{Name: words[1], Password: password, Admin: *admin}, t)
+	user, err := operator.CreateUser(ctx, cfg, version, operator.NewUser{Name: words[1], Password: password, Admin: *admin})
+	if err != nil {
+		return fmt.Errorf("no account was made: %w", err)
+	}
+	fmt.Fprintf(t.out, "%s can sign in now\n", user)
+	return nil
 }
 
 // readPassword asks twice on a terminal and reads one line from anything else.
@@ -84,9 +82,4 @@ func checkPassword(s string) (string, error) {
 		return "", errors.New("the password is empty")
 	}
 	return s, nil
-}
-
-// createUser makes the account on the server that runs on the data directory.
-func createUser(_ context.Context, cfg *config.Config, _ newUser, _ terminal) error {
-	return fmt.Errorf("no server with an admin socket runs on %s", cfg.DataDir)
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"chancery/clientapi"
+	"chancery/cmd/chancery/operator"
 	"chancery/config"
 	"chancery/endpoint"
 	"chancery/federation"
@@ -46,6 +47,10 @@ type Options struct {
 	Log     *zap.Logger
 	// Ready is called when the client listener is open, with the addresses that were bound.
 	Ready func(Addresses)
+	// Trace is told every SQL statement, and Around stands before each API with its table: for tests, which
+	// count the ones and hold the answers of the others against the specification.
+	Trace  func(statement string)
+	Around func(api string, routes []endpoint.Route, prefixes map[string]string, next http.Handler) http.Handler
 }
 
 // Addresses are what the listeners were bound to.
@@ -94,7 +99,7 @@ type server struct {
 	limits   *endpoint.Limits
 	ready    atomic.Bool
 
-	clientListen, fedListen, metricsListen []net.Listener
+	clientListen, fedListen, metricsListen, operatorListen []net.Listener
 }
 
 func (s *server) runs(component string) bool { return slices.Contains(s.Only, component) }
@@ -117,10 +122,9 @@ func (s *server) openData(ctx context.Context) error {
 		return fmt.Errorf("start the log: %w", err)
 	}
 	s.undo = append(s.undo, s.nats.Close)
-	s.db, err = storage.Open(ctx, sql.Options{URL: s.cfg.Database.URL, Path: filepath.Join(s.cfg.DataDir, "chancery.db"),
-		MaxConnections: s.cfg.Database.MaxConnections, Log: s.Log.Named("storage"), Release: s.Release,
-		HighWater: filepath.Join(s.cfg.DataDir, "epoch")})
-	if err != nil {
+	options := operator.Database(s.cfg, s.Release, s.Log.Named("storage"))
+	options.Trace = s.Trace
+	if s.db, err = storage.Open(ctx, options); err != nil {
 		return err
 	}
 	s.undo = append(s.undo, func() { s.db.Close() })
@@ -242,6 +246,14 @@ func (s *server) listen(context.Context) (err error) {
 			return err
 		}
 	}
+	if s.runs("users") {
+		l, err := operator.Listen(s.cfg)
+		if err != nil {
+			return err
+		}
+		s.undo = append(s.undo, func() { l.Close() })
+		s.operatorListen = []net.Listener{l}
+	}
 	if s.runs("federation") {
 		if s.fedListen, err = bind("federation", s.cfg.Federation.Listen); err != nil {
 			return err
@@ -291,11 +303,14 @@ func (s *server) run(ctx context.Context) error {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
 		serveHTTP(frontCtx, front, s.metricsListen, mux)
 	}
+	if s.operatorListen != nil {
+		serveHTTP(frontCtx, front, s.operatorListen, operator.Handler(s.users, s.Log.Named("operator")))
+	}
 	if s.fedListen != nil {
-		serveHTTP(frontCtx, front, s.fedListen, s.beside(s.fed.Handler()))
+		serveHTTP(frontCtx, front, s.fedListen, s.beside(s.around(endpoint.ServerServer, s.fed.Routes(), nil, s.fed.Handler())))
 	}
 	if s.clientListen != nil {
-		serveHTTP(frontCtx, front, s.clientListen, s.beside(s.client.Handler()))
+		serveHTTP(frontCtx, front, s.clientListen, s.beside(s.around(endpoint.ClientServer, s.client.Routes(), clientapi.OldPaths, s.client.Handler())))
 	}
 	s.ready.Store(true)
 	if s.Ready != nil {
@@ -318,6 +333,13 @@ func (s *server) run(ctx context.Context) error {
 	}
 	s.Log.Info("stopped")
 	return nil
+}
+
+func (s *server) around(api string, routes []endpoint.Route, prefixes map[string]string, next http.Handler) http.Handler {
+	if s.Around == nil {
+		return next
+	}
+	return s.Around(api, routes, prefixes, next)
 }
 
 var errComponent = errors.New("a component ended")
