@@ -5,6 +5,7 @@ import (
 
 	"chancery/clientapi/account"
 	"chancery/clientapi/device"
+	"chancery/clientapi/media"
 	"chancery/clientapi/room"
 	"chancery/clientapi/uia"
 )
@@ -16,6 +17,7 @@ type parts struct {
 	account *account.API
 	device  *device.API
 	room    *room.API
+	media   *media.API
 }
 
 func (s *Server) makeParts() {
@@ -23,6 +25,7 @@ func (s *Server) makeParts() {
 		s.uia = uia.New(s.Users)
 		s.account = &account.API{Users: s.Users, UIA: s.uia, Config: s.Config}
 		s.device = &device.API{Users: s.Users, UIA: s.uia}
+		s.media = &media.API{Files: s.Media}
 		s.room = &room.API{Config: s.Config, DB: s.DB, Reader: s.Reader, Rooms: s.Rooms, Log: s.Log}
 	})
 }

@@ -14,9 +14,9 @@ import (
 	"chancery/config"
 	"chancery/endpoint"
 	"chancery/federation/peer"
+	"chancery/media"
 	"chancery/roomserver"
 	"chancery/storage"
-	"chancery/storage/blob"
 	"chancery/users"
 )
 
@@ -27,9 +27,9 @@ type Server struct {
 	Reader  *roomserver.Reader
 	Rooms   *roomserver.Server
 	Users   *users.Server
+	Media   *media.Server
 	Peer    *peer.Client
 	NATS    *nats.Conn             // for what is told without being kept: typing, presence
-	Blobs   blob.Store             // media bytes
 	Sync    endpoint.Handler       // the row "sync", answered by syncapi; the zero value is planned
 	Auth    endpoint.Authenticator // nil asks Users
 	Limits  *endpoint.Limits       // nil limits nothing

@@ -122,6 +122,9 @@ func number(v any) (float64, bool) {
 	return 0, false
 }
 
+// Answer writes what a raw handler answers in JSON, by the same rules as any other.
+func Answer(w http.ResponseWriter, out any) error { return render(w, out) }
+
 // Fail renders an error outside of a table, by the same rules.
 func Fail(w http.ResponseWriter, err error) { renderError(w, err) }
 

@@ -68,8 +68,8 @@ func (s *Server) Routes() []endpoint.Route {
 		s2s("exchangeOpenIdToken", "GET", "/_matrix/federation/v1/openid/userinfo", none, unlimited, planned),
 
 		// media
-		s2s("getContent", "GET", "/_matrix/federation/v1/media/download/{mediaId}", signed, unlimited, planned, endpoint.LongPoll()),
-		s2s("getContentThumbnail", "GET", "/_matrix/federation/v1/media/thumbnail/{mediaId}", signed, unlimited, planned),
+		s2s("getContent", "GET", "/_matrix/federation/v1/media/download/{mediaId}", signed, unlimited, endpoint.Raw(s.mediaDownload), endpoint.LongPoll()),
+		s2s("getContentThumbnail", "GET", "/_matrix/federation/v1/media/thumbnail/{mediaId}", signed, unlimited, endpoint.Raw(s.mediaThumbnail)),
 
 		// policy
 		s2s("askPolicyServerToSign", "POST", "/_matrix/policy/v1/sign", signed, unlimited, planned),

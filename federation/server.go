@@ -13,6 +13,7 @@ import (
 	"chancery/config"
 	"chancery/endpoint"
 	"chancery/federation/peer"
+	"chancery/media"
 	"chancery/roomserver"
 	"chancery/storage"
 )
@@ -23,6 +24,7 @@ type Server struct {
 	DB      *storage.DB
 	Reader  *roomserver.Reader
 	Rooms   *roomserver.Server
+	Media   *media.Server
 	Keys    *peer.Keys             // our own
 	Ring    *peer.KeyRing          // those of others
 	Release string                 // of this program

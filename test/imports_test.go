@@ -22,7 +22,7 @@ var floors = [][]string{
 	{"."},
 	{"storage", "config", "endpoint"},
 	{"federation/peer"},
-	{"roomserver", "users"},
+	{"roomserver", "users", "media"},
 	{"clientapi", "federation", "syncapi", "push", "appservice", "identity", "records", "policy", "console"},
 	{"cmd"},
 	{"test"},

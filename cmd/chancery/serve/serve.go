@@ -22,6 +22,7 @@ import (
 	"chancery/endpoint"
 	"chancery/federation"
 	"chancery/federation/peer"
+	"chancery/media"
 	"chancery/roomserver"
 	"chancery/storage"
 	"chancery/storage/blob"
@@ -91,6 +92,7 @@ type server struct {
 	reader *roomserver.Reader
 	rooms  *roomserver.Server
 	users  *users.Server
+	media  *media.Server
 	fed    *federation.Server
 	client *clientapi.Server
 
@@ -178,7 +180,9 @@ func (s *server) makeComponents(context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("open the media store: %w", err)
 	}
-	s.fed = &federation.Server{Config: s.cfg, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("federation")}
+	s.media = media.New(media.Options{DB: s.db, Media: s.media, Peers: s.peer, ServerName: s.cfg.ServerName,
+		MaxBytes: int64(s.cfg.Media.MaxUpload), Log: s.Log.Named("media")})
+	s.fed = &federation.Server{Config: s.cfg, Media: s.media, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("federation")}
 	s.client = &clientapi.Server{Config: s.cfg, DB: s.db, Reader: s.reader, Rooms: s.rooms, Users: s.users, Peer: s.peer,
 		NATS: s.nats.Conn(), Blobs: blobs, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("clientapi")}
 	return nil
@@ -211,7 +215,7 @@ func (s *server) runners() []func(context.Context) error {
 		all = append(all, s.rooms.Run)
 	}
 	if s.runs("users") {
-		all = append(all, s.users.Run)
+		all = append(all, s.users.Run, s.media.Run)
 	}
 	return all
 }
