@@ -180,11 +180,11 @@ func (s *server) makeComponents(context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("open the media store: %w", err)
 	}
-	s.media = media.New(media.Options{DB: s.db, Media: s.media, Peers: s.peer, ServerName: s.cfg.ServerName,
+	s.media = media.New(media.Options{DB: s.db, Blobs: blobs, Peers: s.peer, ServerName: s.cfg.ServerName,
 		MaxBytes: int64(s.cfg.Media.MaxUpload), Log: s.Log.Named("media")})
 	s.fed = &federation.Server{Config: s.cfg, Media: s.media, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("federation")}
 	s.client = &clientapi.Server{Config: s.cfg, DB: s.db, Reader: s.reader, Rooms: s.rooms, Users: s.users, Peer: s.peer,
-		NATS: s.nats.Conn(), Blobs: blobs, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("clientapi")}
+		NATS: s.nats.Conn(), Media: s.media, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("clientapi")}
 	return nil
 }
 
