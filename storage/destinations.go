@@ -41,16 +41,16 @@ func (tx Tx) QueueEDU(destination string, edus ...EDU) {
 	tx.Announce(Fact{Kind: sql.FactOutgoing, Extra: destination})
 }
 
-// EDUs lists the next EDUs for a server above a number, in their order.
-func (tx Tx) EDUs(destination string, above int64, limit int) ([]EDU, error) {
+// EDUs lists the next EDUs for a server, in their order.
+func (tx Tx) EDUs(destination string, limit int) ([]EDU, error) {
 	return sql.Collect(tx.Tx, func(r *sql.Rows) (EDU, error) {
 		var e EDU
 		var content string
 		err := r.Scan(&e.ID, &e.Type, &content)
 		e.Content = json.RawMessage(sql.Untext(content))
 		return e, err
-	}, `SELECT id, type, content FROM edus WHERE destination = $1 AND id > $2 ORDER BY id LIMIT $3`,
-		sql.Text(destination), above, limit)
+	}, `SELECT id, type, content FROM edus WHERE destination = $1 ORDER BY id LIMIT $2`,
+		sql.Text(destination), limit)
 }
 
 // DeleteEDUs removes EDUs that a server has.
@@ -131,6 +131,12 @@ func (tx Tx) ServerSets(nids []int64) (map[int64][]string, error) {
 		sets[nid] = servers
 	}
 	return sets, rows.Err()
+}
+
+// OwnEventFacts lists the facts of events of ours after a position, in order: they name who gets them.
+func (tx Tx) OwnEventFacts(after int64, limit int) ([]Fact, error) {
+	return sql.Collect(tx.Tx, scanFact, `SELECT `+factColumns+` FROM facts
+		WHERE pos > $1 AND kind = $2 AND extra <> '' ORDER BY pos LIMIT $3`, after, int16(sql.FactEvent), limit)
 }
 
 // ReceivedTransaction gives our answer to a transaction that another server sent before.

@@ -1,0 +1,358 @@
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"chancery/federation/peer"
+	"chancery/storage"
+	"chancery/storage/eventlog"
+	"chancery/storage/sql"
+
+	"go.uber.org/zap"
+)
+
+// OutboxOptions are what an Outbox needs.
+type OutboxOptions struct {
+	DB         *storage.DB
+	Facts      *eventlog.Log
+	Peer       *peer.Client // its Options.Changed tells BackoffChanged
+	ServerName string
+	Log        *zap.Logger
+}
+
+// Outbox tells other servers what happened here. It is a reader of the log with one cursor: a fact about an
+// event of ours names the servers that get it. Servers that answer have their work in memory, bounded. Of one
+// that does not only a position is kept, and when it is back its work is read from the facts above that. So a
+// dead server costs nothing, and a restart loses nothing. What has no event, to-device messages and device
+// lists, has rows of its own that are deleted when the server has them.
+type Outbox struct {
+	OutboxOptions
+
+	mu      sync.Mutex // guards what follows and every destination; never held while waiting
+	pos     int64      // all facts up to here were looked at
+	all     map[string]*destination
+	backoff map[string]peer.Destination // servers that fail, or that asked us to wait
+	ctx     context.Context             // of Run, for the goroutines of destinations
+
+	cursor int64                          // as stored; of flush alone
+	stored map[string]storage.Destination // rows as stored; of flush alone
+
+	sets     map[int64][]string // server sets lately read; of the reader alone
+	bodies   *bodies
+	healthy  chan struct{} // requests under way to servers that answer
+	failing  chan struct{} // and to those that may not: they must not delay the others
+	scanning chan struct{}
+	running  sync.WaitGroup
+	counter  atomic.Int64 // of transactions that nobody needs to recognise
+}
+
+const (
+	parallelHealthy = 256
+	parallelFailing = 64
+	parallelScans   = 4
+	maxSets         = 5000
+	outboxName      = "outbox"
+	flushEvery      = time.Second
+)
+
+// NewOutbox makes an Outbox. Nothing is sent before Run.
+func NewOutbox(o OutboxOptions) *Outbox {
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	return &Outbox{
+		OutboxOptions: o,
+		all:           map[string]*destination{}, backoff: map[string]peer.Destination{},
+		stored: map[string]storage.Destination{}, sets: map[int64][]string{}, bodies: newBodies(),
+		healthy: make(chan struct{}, parallelHealthy), failing: make(chan struct{}, parallelFailing),
+		scanning: make(chan struct{}, parallelScans),
+	}
+}
+
+// Run sends until ctx ends.
+func (o *Outbox) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := o.load(ctx); err != nil {
+		return fmt.Errorf("read the outbox: %w", err)
+	}
+	flushed := make(chan error, 1)
+	go func() { flushed <- o.keepFlushing(ctx, cancel) }()
+	err := o.Facts.Read(ctx, outboxName, o.pos, o.take)
+	cancel()
+	o.running.Wait()
+	if flushErr := <-flushed; flushErr != nil {
+		return flushErr
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// load takes up the work where the last run left it.
+func (o *Outbox) load(ctx context.Context) error {
+	var rows []storage.Destination
+	var waiting []string
+	err := o.DB.Read(ctx, func(tx storage.Tx) (err error) {
+		if o.cursor, err = tx.Cursor(outboxName); err != nil {
+			return err
+		}
+		if rows, err = tx.Destinations(); err != nil {
+			return err
+		}
+		waiting, err = tx.DestinationsWithEDUs()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var failed []peer.Destination
+	for _, row := range rows {
+		if row.Failures > 0 || row.RetryAt > 0 {
+			failed = append(failed, peer.Destination{Server: row.Name, Failures: row.Failures, RetryAt: time.UnixMilli(row.RetryAt)})
+		}
+	}
+	o.Peer.Restore(failed)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ctx, o.pos = ctx, o.cursor
+	for _, d := range failed {
+		o.backoff[d.Server] = d
+	}
+	for _, row := range rows {
+		o.stored[row.Name] = row
+		if row.Behind {
+			d := o.destination(row.Name)
+			d.behind, d.acked = true, row.Acked
+			o.kick(d)
+		}
+	}
+	for _, name := range waiting {
+		d := o.destination(name)
+		d.kept = true
+		o.kick(d)
+	}
+	return nil
+}
+
+// ownEvent is what the fact of an event of ours says about who gets it.
+type ownEvent struct {
+	Set  int64    `json:"set"`
+	Also []string `json:"also"`
+}
+
+// take looks at facts: what cannot fail comes last, since all of them come again after an error.
+func (o *Outbox) take(ctx context.Context, facts []storage.Fact) error {
+	owns, err := o.owns(ctx, facts)
+	if err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i, f := range facts {
+		switch {
+		case f.Kind == sql.FactOutgoing && f.Extra != "" && f.Extra != o.ServerName:
+			d := o.destination(f.Extra)
+			d.kept = true
+			o.kick(d)
+		case f.Kind == sql.FactRedaction:
+			o.bodies.drop(f.Event)
+		case owns[i] != nil:
+			for _, name := range owns[i] {
+				o.owe(name, item{f.Pos, f.Event, f.Room})
+			}
+		}
+	}
+	o.pos = facts[len(facts)-1].Pos
+	return nil
+}
+
+// owns gives for each fact of an event of ours the servers that get it.
+func (o *Outbox) owns(ctx context.Context, facts []storage.Fact) ([][]string, error) {
+	read := make([]*ownEvent, len(facts))
+	var unknown []int64
+	for i, f := range facts {
+		if read[i] = readOwn(f); read[i] != nil {
+			if _, ok := o.sets[read[i].Set]; !ok && !slices.Contains(unknown, read[i].Set) {
+				unknown = append(unknown, read[i].Set)
+			}
+		}
+	}
+	if len(unknown) > 0 {
+		if len(o.sets) > maxSets {
+			clear(o.sets)
+			for _, own := range read {
+				if own != nil && !slices.Contains(unknown, own.Set) {
+					unknown = append(unknown, own.Set)
+				}
+			}
+		}
+		err := o.DB.Read(ctx, func(tx storage.Tx) error {
+			found, err := tx.ServerSets(unknown)
+			for _, nid := range unknown {
+				o.sets[nid] = found[nid] // one that is gone is of a purged room
+			}
+			return err
+		})
+		if err != nil {
+			for _, nid := range unknown {
+				delete(o.sets, nid)
+			}
+			return nil, err
+		}
+	}
+	out := make([][]string, len(facts))
+	for i, own := range read {
+		if own != nil {
+			out[i] = own.servers(o.sets[own.Set])
+		}
+	}
+	return out, nil
+}
+
+func readOwn(f storage.Fact) *ownEvent {
+	if f.Kind != sql.FactEvent || f.Extra == "" {
+		return nil
+	}
+	var own ownEvent
+	if json.Unmarshal([]byte(f.Extra), &own) != nil {
+		return nil
+	}
+	return &own
+}
+
+func (own *ownEvent) servers(set []string) []string {
+	if len(own.Also) == 0 {
+		return set
+	}
+	all := slices.Clone(set)
+	for _, name := range own.Also {
+		if !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+// BackoffChanged learns from the client that a server fails, or that it does no more.
+func (o *Outbox) BackoffChanged(d peer.Destination) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if d.Failures == 0 && !time.Now().Before(d.RetryAt) {
+		delete(o.backoff, d.Server)
+	} else {
+		o.backoff[d.Server] = d
+	}
+	if known := o.all[d.Server]; known != nil {
+		select {
+		case known.again <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// keepFlushing stores once a second how far we are.
+func (o *Outbox) keepFlushing(ctx context.Context, stop context.CancelFunc) error {
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	trim := time.NewTicker(time.Hour)
+	defer trim.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			defer cancel()
+			return o.flush(last)
+		case <-trim.C:
+			o.trim(ctx)
+		case <-tick.C:
+			switch err := o.flush(ctx); {
+			case err == eventlog.ErrStop:
+				stop()
+				return fmt.Errorf("another process sends for this server: %w", err)
+			case err != nil && ctx.Err() == nil:
+				o.Log.Warn("the outbox could not store how far it is", zap.Error(err))
+			}
+		}
+	}
+}
+
+// flush stores the cursor, and a row for each server that is owed something below it or that fails. A server
+// without a row has everything up to the cursor: both move in one transaction.
+func (o *Outbox) flush(ctx context.Context) error {
+	o.mu.Lock()
+	pos := o.pos
+	rows := map[string]storage.Destination{}
+	for name, d := range o.all {
+		if d.owes() {
+			rows[name] = storage.Destination{Name: name, Behind: true, Acked: d.acked}
+		}
+	}
+	for name, b := range o.backoff {
+		row := rows[name]
+		row.Name, row.Failures, row.RetryAt = name, b.Failures, b.RetryAt.UnixMilli()
+		rows[name] = row
+	}
+	o.mu.Unlock()
+	var changed []storage.Destination
+	var gone []string
+	for name, row := range rows {
+		if o.stored[name] != row {
+			changed = append(changed, row)
+		}
+	}
+	for name := range o.stored {
+		if _, ok := rows[name]; !ok {
+			gone = append(gone, name)
+		}
+	}
+	if pos == o.cursor && len(changed) == 0 && len(gone) == 0 {
+		return nil
+	}
+	moved := true
+	err := o.DB.Write(ctx, []string{"reader:" + outboxName}, func(tx storage.Tx) (err error) {
+		if pos != o.cursor {
+			if moved, err = tx.MoveCursor(outboxName, o.cursor, pos); err != nil || !moved {
+				return err
+			}
+		}
+		for _, row := range changed {
+			tx.SetDestination(row)
+		}
+		if len(gone) > 0 {
+			tx.DeleteDestinations(gone)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if !moved {
+		return eventlog.ErrStop
+	}
+	o.cursor, o.stored = pos, rows
+	return nil
+}
+
+// keptFor is how long what a server did not fetch is kept.
+const keptFor = 30 * 24 * time.Hour
+
+func (o *Outbox) trim(ctx context.Context) {
+	for n := int64(1); n > 0; {
+		err := o.DB.Write(ctx, nil, func(tx storage.Tx) (err error) {
+			n, err = tx.TrimEDUs(time.Now().Add(-keptFor), 500)
+			return err
+		})
+		if err != nil {
+			o.Log.Warn("old messages for other servers could not be deleted", zap.Error(err))
+			return
+		}
+	}
+}
