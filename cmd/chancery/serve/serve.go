@@ -35,6 +35,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	"maunium.net/go/mautrix/id"
 )
 
 // Components are what a process may run.
@@ -94,6 +95,7 @@ type server struct {
 	users  *users.Server
 	media  *media.Server
 	fed    *federation.Server
+	outbox *federation.Outbox
 	client *clientapi.Server
 
 	registry *prometheus.Registry
@@ -166,7 +168,7 @@ func (s *server) makeComponents(context.Context) (err error) {
 	}
 	if s.peer, err = peer.New(peer.Options{ServerName: s.cfg.ServerName, Key: s.keys.Key(), TrustedCA: s.cfg.Federation.TrustedCA,
 		AllowPrivate: s.cfg.Federation.AllowPrivateAddresses, RetryMin: s.cfg.Federation.RetryMin, Log: s.Log.Named("peer"),
-		UserAgent: "Chancery/" + s.Release}); err != nil {
+		UserAgent: "Chancery/" + s.Release, Changed: func(d peer.Destination) { s.outbox.BackoffChanged(d) }}); err != nil {
 		return err
 	}
 	s.undo = append(s.undo, s.peer.Close)
@@ -175,16 +177,57 @@ func (s *server) makeComponents(context.Context) (err error) {
 	s.reader = roomserver.NewReader(readerBytes)
 	s.rooms = roomserver.New(roomserver.Options{DB: s.db, Reader: s.reader, ServerName: s.cfg.ServerName, KeyID: key.ID, Key: key.Private,
 		Peer: s.peer, Keys: ring, DefaultVersion: s.cfg.Rooms.DefaultVersion, Log: s.Log.Named("rooms")})
-	s.users = users.New(users.Options{DB: s.db, ServerName: s.cfg.ServerName, Config: s.cfg, Log: s.Log.Named("users")})
+	s.users = users.New(users.Options{DB: s.db, ServerName: s.cfg.ServerName, Config: s.cfg, Log: s.Log.Named("users"),
+		OnDeactivate: s.leaveRooms})
 	blobs, err := blob.Open(filepath.Join(s.cfg.DataDir, "media"))
 	if err != nil {
 		return fmt.Errorf("open the media store: %w", err)
 	}
 	s.media = media.New(media.Options{DB: s.db, Blobs: blobs, Peers: s.peer, ServerName: s.cfg.ServerName,
 		MaxBytes: int64(s.cfg.Media.MaxUpload), Log: s.Log.Named("media")})
-	s.fed = &federation.Server{Config: s.cfg, Media: s.media, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("federation")}
+	s.outbox = federation.NewOutbox(federation.OutboxOptions{DB: s.db, Facts: s.log, Peer: s.peer, ServerName: s.cfg.ServerName, Log: s.Log.Named("outbox")})
+	s.fed = &federation.Server{Config: s.cfg, DB: s.db, Reader: s.reader, Rooms: s.rooms, Media: s.media, Keys: s.keys, Ring: ring,
+		Release: s.Release, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("federation")}
 	s.client = &clientapi.Server{Config: s.cfg, DB: s.db, Reader: s.reader, Rooms: s.rooms, Users: s.users, Peer: s.peer,
 		NATS: s.nats.Conn(), Media: s.media, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("clientapi")}
+	return nil
+}
+
+// leaveRooms takes a deactivated user out of every room, and refuses what invites there are.
+func (s *server) leaveRooms(ctx context.Context, user id.UserID) error {
+	var rooms []id.RoomID
+	err := s.db.Read(ctx, func(tx storage.Tx) error {
+		members, err := tx.RoomsOf(string(user), []string{"join", "invite", "knock"})
+		if err != nil {
+			return err
+		}
+		nids := make([]int64, len(members))
+		for i, m := range members {
+			nids[i] = m.Room
+		}
+		rows, err := tx.Rooms(nids)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			rooms = append(rooms, id.RoomID(r.ID))
+		}
+		invites, err := tx.InvitesOf(string(user))
+		for _, v := range invites {
+			if v.Membership != "leave" {
+				rooms = append(rooms, id.RoomID(v.RoomID))
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, room := range rooms {
+		if err := s.rooms.Leave(ctx, user, room, nil); err != nil {
+			return fmt.Errorf("leave %s: %w", room, err)
+		}
+	}
 	return nil
 }
 
@@ -213,6 +256,9 @@ func (s *server) runners() []func(context.Context) error {
 	all := []func(context.Context) error{s.keepHouse}
 	if s.runs("roomserver") {
 		all = append(all, s.rooms.Run)
+	}
+	if s.runs("federation") {
+		all = append(all, s.outbox.Run)
 	}
 	if s.runs("users") {
 		all = append(all, s.users.Run, s.media.Run)
