@@ -16,12 +16,14 @@ const (
 	leaveEvery = 5 * time.Minute // for what failed
 )
 
-// Run does what needs no request: it notes when devices were seen, trims tokens and takes
-// deactivated users out of their rooms. It ends with ctx, with everything written.
+// Run does what needs no request: it notes when devices were seen, trims tokens, takes deactivated
+// users out of their rooms and tells rooms of changed profiles. It ends with ctx, with everything written.
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.keepBooks(ctx) })
 	g.Go(func() error { return s.watchLeaving(ctx) })
+	g.Go(func() error { return s.spreadProfiles(ctx) })
+	g.Go(func() error { return s.watchPresence(ctx) })
 	return g.Wait()
 }
 

@@ -5,10 +5,14 @@ package users
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
 
 	"chancery/config"
+	"chancery/federation/peer"
 	"chancery/storage"
 
+	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 	"maunium.net/go/mautrix/id"
 )
@@ -19,10 +23,16 @@ type Options struct {
 	ServerName string
 	Config     *config.Config
 	Log        *zap.Logger
+	Peer       *peer.Client // nil asks no other server
+	NATS       *nats.Conn   // tells other processes who types and who is online; nil tells only this one
 
 	// OnDeactivate takes a deactivated user out of all rooms. It is asked again until it
 	// succeeds, also after a restart, and needs Run. Nil leaves them in.
 	OnDeactivate func(ctx context.Context, user id.UserID) error
+
+	// OnProfile puts a changed display name and avatar into a room that the user is in, by a member event with
+	// the content. It is asked again until it succeeds or is refused, also after a restart, and needs Run. Nil tells no room.
+	OnProfile func(ctx context.Context, user id.UserID, room id.RoomID, content json.RawMessage) error
 }
 
 // Server answers for our users.
@@ -33,6 +43,9 @@ type Server struct {
 	sessions  sessions
 	sightings sightings
 	leave     chan struct{} // somebody has rooms to leave
+	spread    chan struct{} // somebody's profile changed
+	typing    *Typing
+	presences *Presences
 }
 
 // New makes a Server. Run must be running for what needs no request.
@@ -43,7 +56,8 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
-	s := &Server{Options: o, passwords: newPasswords(o.Config.Passwords.Cost == "low"), leave: make(chan struct{}, 1)}
+	s := &Server{Options: o, passwords: newPasswords(o.Config.Passwords.Cost == "low"), leave: make(chan struct{}, 1),
+		spread: make(chan struct{}, 1), typing: newTyping(o.NATS, rand.Text()), presences: newPresences(o.NATS)}
 	if o.Config.RateLimits.Enabled {
 		s.attempts = &attempts{}
 	}

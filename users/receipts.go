@@ -1,0 +1,247 @@
+package users
+
+import (
+	"context"
+	"encoding/json"
+
+	"chancery"
+	"chancery/storage"
+	"chancery/storage/sql"
+
+	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix/id"
+)
+
+const (
+	ReceiptRead        = "m.read"
+	ReceiptReadPrivate = "m.read.private"
+	ReceiptFullyRead   = typeFullyRead
+
+	threadMain = "main"
+)
+
+// Receipt is a wish of a user to move how far they have read.
+type Receipt struct {
+	User   id.UserID
+	Room   id.RoomID
+	Type   string
+	Event  id.EventID
+	Thread string // "": unthreaded; main; or the root's event ID
+}
+
+// SetReceipts moves receipts and read markers of one of our users in one room.
+//
+// spec: c2s/postReceipt, c2s/setReadMarker
+func (s *Server) SetReceipts(ctx context.Context, receipts ...Receipt) error {
+	for _, r := range receipts {
+		switch r.Type {
+		case ReceiptRead, ReceiptReadPrivate:
+		case ReceiptFullyRead:
+			if r.Thread != "" {
+				return chancery.InvalidParam("m.fully_read has no threads")
+			}
+		default:
+			return chancery.InvalidParam("there is no such type of receipt")
+		}
+	}
+	if len(receipts) == 0 {
+		return nil
+	}
+	return s.DB.Write(ctx, []string{string(receipts[0].User)}, func(tx storage.Tx) error {
+		for _, r := range receipts {
+			if err := s.setReceipt(tx, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Server) setReceipt(tx storage.Tx, r Receipt) error {
+	room, err := mustBeIn(tx, r.Room, r.User)
+	if err != nil {
+		return err
+	}
+	ev, ok, err := tx.Event(string(r.Event))
+	if err != nil {
+		return err
+	}
+	if !ok || ev.Room != room.NID || ev.Ord == nil {
+		return chancery.NotFound("the room has no such event")
+	}
+	if r.Type == ReceiptFullyRead {
+		return s.setFullyRead(tx, r, room.NID, *ev.Ord)
+	}
+	if r.Thread != "" {
+		thread, err := threadOf(tx, &ev)
+		if err != nil {
+			return err
+		}
+		// The root of a thread is in the main timeline, and clients mark it read in its thread too.
+		if r.Thread != thread && r.Thread != ev.ID {
+			return chancery.InvalidParam("the event is not in this thread")
+		}
+	}
+	return moveReceipt(tx, storage.Receipt{Room: room.NID, User: string(r.User), Type: r.Type, Thread: r.Thread,
+		EventID: ev.ID, Ord: *ev.Ord, TS: now()})
+}
+
+// moveReceipt stores a receipt that goes forward and tells of it. One for an event that is not known here
+// cannot be compared and is believed.
+func moveReceipt(tx storage.Tx, v storage.Receipt) error {
+	was, ok, err := tx.Receipt(v.Room, v.User, v.Type, v.Thread)
+	if err != nil {
+		return err
+	}
+	if ok && (was.EventID == v.EventID || v.Ord != 0 && was.Ord > v.Ord) {
+		return nil
+	}
+	tx.SetReceipt(v)
+	extra, err := json.Marshal(receiptFact{v.Type, v.EventID, v.Thread})
+	if err != nil {
+		return err
+	}
+	tx.Announce(storage.Fact{Kind: sql.FactReceipt, Room: v.Room, User: v.User, Extra: string(extra)})
+	return nil
+}
+
+type receiptFact struct {
+	Type   string `json:"type"`
+	Event  string `json:"event"`
+	Thread string `json:"thread,omitempty"`
+}
+
+// setFullyRead moves the marker up to which a user has read everything. It never goes back.
+//
+// spec: c2s#fully-read-markers
+func (s *Server) setFullyRead(tx storage.Tx, r Receipt, room, ord int64) error {
+	was, ok, err := tx.AccountData(string(r.User), room, typeFullyRead)
+	if err != nil {
+		return err
+	}
+	if ok {
+		old, found, err := tx.Event(gjson.GetBytes(was, "event_id").Str)
+		if err != nil {
+			return err
+		}
+		if found && old.Ord != nil && *old.Ord >= ord {
+			return nil
+		}
+	}
+	content, err := json.Marshal(map[string]id.EventID{"event_id": r.Event})
+	if err != nil {
+		return err
+	}
+	putAccountData(tx, storage.AccountData{User: string(r.User), Room: room, Type: typeFullyRead, Content: content})
+	return nil
+}
+
+// An event is in a thread that it reaches over at most this many relations.
+//
+// spec: c2s#threaded-read-receipts
+const threadHops = 3
+
+// threadOf finds the thread that an event is in: main, or the root's ID.
+func threadOf(tx storage.Tx, ev *storage.Event) (string, error) {
+	for range threadHops {
+		relation := gjson.GetBytes(ev.JSON, `content.m\.relates_to`)
+		target, kind := relation.Get("event_id").Str, relation.Get("rel_type").Str
+		if target == "" || kind == "" {
+			break
+		}
+		if kind == "m.thread" {
+			return target, nil
+		}
+		next, ok, err := tx.Event(target)
+		if err != nil {
+			return "", err
+		}
+		if !ok || next.Room != ev.Room {
+			break
+		}
+		ev = &next
+	}
+	return threadMain, nil
+}
+
+// mustBeIn finds a room that the user is in.
+func mustBeIn(tx storage.Tx, roomID id.RoomID, user id.UserID) (storage.Room, error) {
+	room, ok, err := tx.Room(string(roomID))
+	if err != nil {
+		return room, err
+	}
+	if ok {
+		var m storage.Member
+		m, ok, err = tx.Member(room.NID, string(user))
+		if err != nil {
+			return room, err
+		}
+		ok = ok && m.Membership == "join"
+	}
+	if !ok {
+		return room, chancery.Forbidden("you are not in this room")
+	}
+	return room, nil
+}
+
+// ReceiveReceipts takes the receipts of one m.receipt EDU. What its sender may not say is passed over; whose
+// users may speak in a room was checked against its server ACL before.
+//
+// spec: s2s#receipts
+func (s *Server) ReceiveReceipts(ctx context.Context, origin string, list []Receipt) error {
+	// One write for each room: a function takes little time, and one bad room does not fail the others.
+	byRoom := map[id.RoomID][]Receipt{}
+	for _, r := range list {
+		if r.Type == ReceiptRead && r.User.Homeserver() == origin && len(r.Event) <= 255 && len(r.Thread) <= 255 && len(r.User) <= 255 {
+			byRoom[r.Room] = append(byRoom[r.Room], r)
+		}
+	}
+	for roomID, receipts := range byRoom {
+		err := s.DB.Write(ctx, []string{"receipts " + string(roomID)}, func(tx storage.Tx) error {
+			return receiveReceipts(tx, roomID, receipts)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func receiveReceipts(tx storage.Tx, roomID id.RoomID, receipts []Receipt) error {
+	room, ok, err := tx.Room(string(roomID))
+	if err != nil || !ok {
+		return err
+	}
+	users, events := make([]string, len(receipts)), make([]string, len(receipts))
+	for i, r := range receipts {
+		users[i], events[i] = string(r.User), string(r.Event)
+	}
+	members, err := tx.MembersOf(room.NID, users)
+	if err != nil {
+		return err
+	}
+	joined := map[string]bool{}
+	for _, m := range members {
+		joined[m.User] = m.Membership == "join"
+	}
+	rows, err := tx.EventsByID(events)
+	if err != nil {
+		return err
+	}
+	ords := map[string]int64{}
+	for _, ev := range rows {
+		if ev.Room == room.NID && ev.Ord != nil {
+			ords[ev.ID] = *ev.Ord
+		}
+	}
+	for _, r := range receipts {
+		if !joined[string(r.User)] {
+			continue
+		}
+		if err := moveReceipt(tx, storage.Receipt{Room: room.NID, User: string(r.User), Type: r.Type, Thread: r.Thread,
+			EventID: string(r.Event), Ord: ords[string(r.Event)], TS: now()}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
