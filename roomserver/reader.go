@@ -28,6 +28,8 @@ type Stored struct {
 type Reader struct {
 	events *recent[int64, *Stored]
 	nodes  *state.Cache
+
+	summaries summaries
 }
 
 // NewReader makes a reader whose caches hold about the given bytes.

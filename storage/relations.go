@@ -106,3 +106,39 @@ func escaped(texts []string) []string {
 	}
 	return out
 }
+
+// FactsBegin is the lowest position that is kept.
+func (tx Tx) FactsBegin() (pos int64, err error) {
+	err = tx.QueryRow(`SELECT COALESCE(min(pos), 0) FROM facts`).Scan(&pos)
+	return pos, err
+}
+
+// RelatedEventsOf lists accepted events related to any of some events, by place; relType and typ may be empty.
+func (tx Tx) RelatedEventsOf(room int64, targets []string, relType, typ string, below, above int64, limit int, newestFirst bool) ([]Event, error) {
+	order := `ORDER BY e.ord`
+	if newestFirst {
+		order = `ORDER BY e.ord DESC`
+	}
+	return tx.selectEvents(`JOIN relations r ON r.event = e.nid
+		WHERE r.room = $1 AND r.target = ANY($2) AND (r.rel_type = $3 OR $3 = '') AND (r.type = $4 OR $4 = '')
+		AND e.status = 0 AND e.ord < $5 AND e.ord > $6 `+order+` LIMIT $7`,
+		room, escaped(targets), sql.Text(relType), sql.Text(typ), below, above, limit)
+}
+
+// RelatedIDs lists events that relate to any of some events.
+func (tx Tx) RelatedIDs(room int64, targets []string, limit int) ([]string, error) {
+	return sql.Collect(tx.Tx, scanUser, `SELECT e.event_id FROM relations r JOIN events e ON e.nid = r.event
+		WHERE r.room = $1 AND r.target = ANY($2) AND e.status = 0 ORDER BY e.nid LIMIT $3`, room, escaped(targets), limit)
+}
+
+// ThreadsBelow lists the threads of a room whose latest event is below a place, latest first. With a
+// participant, only those that they began or said something in. What ignored users say does not count.
+func (tx Tx) ThreadsBelow(room, below int64, participant string, ignored []string, limit int) ([]Thread, error) {
+	return sql.Collect(tx.Tx, scanThread, `SELECT r.target, count(*), max(e.ord) FROM relations r JOIN events e ON e.nid = r.event
+		WHERE r.room = $1 AND r.rel_type = 'm.thread' AND e.status = 0 AND e.ord IS NOT NULL AND NOT (r.sender = ANY($4))
+			AND ($3 = '' OR EXISTS (SELECT 1 FROM relations p WHERE p.room = r.room AND p.target = r.target
+					AND p.rel_type = 'm.thread' AND p.sender = $3)
+				OR EXISTS (SELECT 1 FROM events o WHERE o.event_id = r.target AND o.room = r.room AND o.sender = $3))
+		GROUP BY r.target HAVING max(e.ord) < $2 ORDER BY max(e.ord) DESC LIMIT $5`,
+		room, below, sql.Text(participant), escaped(ignored), limit)
+}

@@ -50,6 +50,9 @@ func (a *API) view(tx storage.Tx, roomID id.RoomID, user id.UserID) (*view, erro
 		return nil, chancery.Forbidden("you are not in this room")
 	}
 	v := &view{user: user, room: room, root: rootOf(room)}
+	if v.ignored, err = ignoredBy(tx, user); err != nil {
+		return nil, err
+	}
 	m, ok, err := tx.Member(room.NID, string(user))
 	if err != nil {
 		return nil, err
@@ -82,6 +85,22 @@ func (a *API) view(tx storage.Tx, roomID id.RoomID, user id.UserID) (*view, erro
 	}
 	v.root = left.After
 	return v, nil
+}
+
+// ignoredBy lists whom a user does not want to hear.
+//
+// spec: c2s#mignored_user_list
+func ignoredBy(tx storage.Tx, user id.UserID) ([]string, error) {
+	content, ok, err := tx.AccountData(string(user), 0, "m.ignored_user_list")
+	if err != nil || !ok {
+		return nil, err
+	}
+	var users []string
+	gjson.GetBytes(content, "ignored_users").ForEach(func(k, _ gjson.Result) bool {
+		users = append(users, k.Str)
+		return true
+	})
+	return users, nil
 }
 
 // After so many changes of membership since the last join we stop looking for it.

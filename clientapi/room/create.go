@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -151,6 +152,9 @@ func (a *API) understand(n *newRoom) (preset, *event.Version, error) {
 		if s.Type == "" || len(s.Content) == 0 {
 			return none, nil, chancery.BadJSON("every initial_state has a type and a content")
 		}
+		if s.Type == "m.room.create" {
+			return none, nil, chancery.Errorf(400, chancery.CodeInvalidRoomState, "a room is created once")
+		}
 	}
 	return p, version, nil
 }
@@ -205,10 +209,11 @@ func (a *API) firstEvents(ctx context.Context, creator id.UserID, n newRoom, ver
 		events = append(events, roomserver.NewEvent{Type: typ, StateKey: &key, Content: text})
 		return err
 	}
-	join, err := a.memberContent(ctx, creator, "")
+	members, err := a.memberContents(ctx, append([]id.UserID{creator}, n.Invite...))
 	if err != nil {
 		return nil, err
 	}
+	join := members[creator]
 	join["membership"] = "join"
 	if err := errors.Join(
 		add("m.room.member", string(creator), join),
@@ -256,10 +261,7 @@ func (a *API) firstEvents(ctx context.Context, creator id.UserID, n newRoom, ver
 		if !a.Rooms.IsLocal(user) {
 			continue
 		}
-		content, err := a.memberContent(ctx, user, "")
-		if err != nil {
-			return nil, err
-		}
+		content := maps.Clone(members[user])
 		content["membership"] = "invite"
 		if n.IsDirect {
 			content["is_direct"] = true

@@ -282,3 +282,28 @@ func (a *API) GetJoinedRooms(ctx context.Context, in *GetJoinedRoomsIn) (*GetJoi
 		return err
 	})
 }
+
+// KnockRoom asks to be let into a room.
+//
+// spec: c2s/knockRoom
+func (a *API) KnockRoom(ctx context.Context, in *JoinRoomIn) (*RoomIDOut, error) {
+	if err := mayWrite(in.Caller); err != nil {
+		return nil, err
+	}
+	roomID, via, err := a.find(ctx, in.Room, append(in.Via, in.Server...))
+	if err != nil {
+		return nil, err
+	}
+	members, err := a.memberContent(ctx, in.Caller.User, in.Body.Reason)
+	if err != nil {
+		return nil, err
+	}
+	content, err := object(members)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.Rooms.Knock(ctx, roomserver.Join{User: in.Caller.User, Room: roomID, Via: via, Content: content}); err != nil {
+		return nil, err
+	}
+	return &RoomIDOut{roomID}, nil
+}

@@ -20,17 +20,11 @@ import (
 
 // API answers for rooms.
 type API struct {
-	Config   *config.Config
-	DB       *storage.DB
-	Reader   *roomserver.Reader
-	Rooms    *roomserver.Server
-	Profiles Profiles
-	Log      *zap.Logger
-}
-
-// Profiles tells what the member events of our users say of them.
-type Profiles interface {
-	MemberProfile(ctx context.Context, user id.UserID) (displayname, avatarURL string, err error)
+	Config *config.Config
+	DB     *storage.DB
+	Reader *roomserver.Reader
+	Rooms  *roomserver.Server
+	Log    *zap.Logger
 }
 
 // memberContent begins the content of a member event of a user: their profile, if they are ours,
@@ -38,24 +32,43 @@ type Profiles interface {
 //
 // spec: c2s#mroommember
 func (a *API) memberContent(ctx context.Context, user id.UserID, reason string) (map[string]any, error) {
-	content := map[string]any{}
+	all, err := a.memberContents(ctx, []id.UserID{user})
+	if err != nil {
+		return nil, err
+	}
+	content := all[user]
 	if reason != "" {
 		content["reason"] = reason
 	}
-	if a.Profiles == nil || !a.Rooms.IsLocal(user) {
-		return content, nil
-	}
-	name, avatar, err := a.Profiles.MemberProfile(ctx, user)
-	if err != nil {
-		return nil, fmt.Errorf("read the profile of the member: %w", err)
-	}
-	if name != "" {
-		content["displayname"] = name
-	}
-	if avatar != "" {
-		content["avatar_url"] = avatar
-	}
 	return content, nil
+}
+
+// memberContents is memberContent of many.
+func (a *API) memberContents(ctx context.Context, users []id.UserID) (map[id.UserID]map[string]any, error) {
+	contents := make(map[id.UserID]map[string]any, len(users))
+	var ours []string
+	for _, user := range users {
+		contents[user] = map[string]any{}
+		if a.Rooms.IsLocal(user) {
+			ours = append(ours, string(user))
+		}
+	}
+	return contents, a.DB.Read(ctx, func(tx storage.Tx) error {
+		profiles, err := tx.Profiles(ours)
+		if err != nil {
+			return fmt.Errorf("read the profiles of members: %w", err)
+		}
+		for _, p := range profiles {
+			content := contents[id.UserID(p.User)]
+			if p.DisplayName != "" {
+				content["displayname"] = p.DisplayName
+			}
+			if p.AvatarURL != "" {
+				content["avatar_url"] = p.AvatarURL
+			}
+		}
+		return nil
+	})
 }
 
 // mayWrite refuses what a suspended user must not do.

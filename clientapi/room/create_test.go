@@ -1,0 +1,104 @@
+package room_test
+
+import (
+	"strings"
+	"testing"
+)
+
+// spec: c2s/createRoom
+func TestRoomBeginsInTheOrderOfTheSpec(t *testing.T) {
+	eachEngine(t, func(s *server) {
+		room := s.create(alice, object{"preset": "public_chat", "visibility": "public", "room_alias_name": "pub", "name": "The Pub",
+			"topic": "Hours", "invite": []string{bob}, "is_direct": true, "room_version": "11",
+			"creation_content": object{"m.federate": false, "room_version": "1", "creator": bob},
+			"initial_state":    []object{{"type": "m.room.guest_access", "content": object{"guest_access": "can_join"}}}})
+		page := s.ok(alice, "GET", at(room, "messages")+"?dir=f&limit=100", nil)
+		var types []string
+		for i := range page.array("chunk") {
+			types = append(types, page.text("chunk", i, "type"))
+		}
+		want := "m.room.create m.room.member m.room.power_levels m.room.canonical_alias m.room.join_rules m.room.history_visibility m.room.guest_access m.room.name m.room.topic m.room.member"
+		if got := strings.Join(types, " "); got != want {
+			t.Errorf("events %s", got)
+		}
+		for _, c := range []struct{ typ, key, name, want string }{
+			{"m.room.create", "", "room_version", "11"},
+			{"m.room.guest_access", "", "guest_access", "can_join"},
+			{"m.room.topic", "", "topic", "Hours"},
+			{"m.room.canonical_alias", "", "alias", "#pub:test"},
+			{"m.room.member", bob, "membership", "invite"},
+		} {
+			if got := s.ok(alice, "GET", at(room, "state", c.typ, c.key), nil).text(c.name); got != c.want {
+				t.Errorf("%s %s is %q, want %q", c.typ, c.name, got, c.want)
+			}
+		}
+		if s.ok(alice, "GET", at(room, "state", "m.room.create"), nil).at("creator") != nil {
+			t.Error("a version 11 room names its creator in content")
+		}
+		if s.ok(alice, "GET", at(room, "state", "m.room.member", bob), nil).at("is_direct") != true {
+			t.Error("the invite does not say that it is direct")
+		}
+		s.want(400, "M_ROOM_IN_USE", bob, "POST", v3+"/createRoom", object{"room_alias_name": "pub"})
+		if got := s.ok("", "GET", v3+"/directory/room/%23pub:test", nil).text("room_id"); got != room {
+			t.Errorf("the alias means %q", got)
+		}
+	})
+}
+
+// spec: c2s/createRoom
+func TestFaultyRoomsAreRefused(t *testing.T) {
+	s := onSQLite(t)
+	for _, c := range []struct {
+		body object
+		code string
+	}{
+		{object{"room_version": "none"}, "M_UNSUPPORTED_ROOM_VERSION"},
+		{object{"preset": "odd"}, "M_BAD_JSON"},
+		{object{"visibility": "odd"}, "M_BAD_JSON"},
+		{object{"invite": []string{"bob"}}, "M_INVALID_PARAM"},
+		{object{"room_alias_name": "a:b"}, "M_INVALID_PARAM"},
+		{object{"room_alias_name": strings.Repeat("a", 300)}, "M_INVALID_PARAM"},
+		{object{"invite_3pid": []object{{"medium": "email", "address": "x@y", "id_server": "z", "id_access_token": "t"}}}, "M_SERVER_NOT_TRUSTED"},
+		{object{"initial_state": []object{{"content": object{}}}}, "M_BAD_JSON"},
+		{object{"initial_state": []object{{"type": "m.room.create", "content": object{}}}}, "M_INVALID_ROOM_STATE"},
+		{object{"room_version": "11", "name": "x", "power_level_content_override": object{"users": object{alice: 0}}}, "M_INVALID_ROOM_STATE"},
+		{object{"room_version": "12", "power_level_content_override": object{"users": object{alice: 100}}}, "M_INVALID_ROOM_STATE"},
+		{object{"room_version": "12", "creation_content": object{"additional_creators": "bob"}}, "M_INVALID_PARAM"},
+		{object{"room_version": "12", "creation_content": object{"additional_creators": []string{"bob"}}}, "M_INVALID_PARAM"},
+		{object{"topic": strings.Repeat("x", 70000)}, "M_TOO_LARGE"},
+		{object{"name": 5}, "M_BAD_JSON"},
+	} {
+		a := s.ask(alice, "POST", v3+"/createRoom", c.body)
+		if a.text("errcode") != c.code {
+			t.Errorf("%v: %d %s, want %s", c.body, a.status, a.raw, c.code)
+		}
+	}
+	if rooms := s.ok(alice, "GET", v3+"/joined_rooms", nil).array("joined_rooms"); len(rooms) != 0 {
+		t.Errorf("refused rooms stand: %v", rooms)
+	}
+	s.want(403, "M_USER_SUSPENDED", "@suspended:test", "POST", v3+"/createRoom", object{})
+}
+
+// spec: c2s/createRoom, rooms/v12#event-format
+func TestPowerInNewRooms(t *testing.T) {
+	s := onSQLite(t)
+	trusted := object{"preset": "trusted_private_chat", "invite": []string{bob}}
+	old := s.create(alice, object{"preset": "trusted_private_chat", "invite": []string{bob}, "room_version": "11"})
+	levels := s.ok(alice, "GET", at(old, "state", "m.room.power_levels"), nil)
+	if levels.at("users", alice) != 100.0 || levels.at("users", bob) != 100.0 || levels.at("events", "m.room.tombstone") != 100.0 {
+		t.Errorf("version 11: %s", levels.raw)
+	}
+	trusted["creation_content"] = object{"additional_creators": []string{carol, bob}}
+	room := s.create(alice, trusted)
+	levels = s.ok(alice, "GET", at(room, "state", "m.room.power_levels"), nil)
+	if len(levels.at("users").(object)) != 0 || levels.at("events", "m.room.tombstone") != 150.0 {
+		t.Errorf("version 12: %s", levels.raw)
+	}
+	create := s.ok(alice, "GET", at(room, "state", "m.room.create"), nil)
+	if got := create.array("additional_creators"); len(got) != 2 || got[0] != carol || got[1] != bob {
+		t.Errorf("creators %v", got)
+	}
+	if !strings.HasPrefix(room, "!") || strings.Contains(room, ":") {
+		t.Errorf("the ID of a version 12 room is %s", room)
+	}
+}
