@@ -60,8 +60,6 @@ func (a *API) Capabilities(_ context.Context, in *CallerIn) (*CapabilitiesOut, e
 }
 
 // stable are the room versions of the spec; we make rooms of each.
-//
-// spec: rooms#feature-matrix
 var stable = map[string]string{
 	"1": "stable", "2": "stable", "3": "stable", "4": "stable", "5": "stable", "6": "stable",
 	"7": "stable", "8": "stable", "9": "stable", "10": "stable", "11": "stable", "12": "stable",
