@@ -36,7 +36,12 @@ func (e *Error) Error() string {
 	}
 }
 
-func (e *Error) Unwrap() error { return e.visible }
+func (e *Error) Unwrap() error {
+	if e.visible == nil {
+		return nil // and not a nil *chancery.Error, which errors.Is would ask for its cause
+	}
+	return e.visible
+}
 
 // ours are the codes that would tell our client something about our own server.
 var ours = map[chancery.Code]bool{

@@ -1,0 +1,105 @@
+package federation_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"chancery/roomserver"
+)
+
+func TestTwoServersShareARoom(t *testing.T) {
+	for _, version := range []string{"11", "12"} {
+		t.Run(version, func(t *testing.T) {
+			pair(t, func(t *testing.T, a, b *node) {
+				alice, bob := a.user("alice"), b.user("bob")
+				room := a.roomOf(version, alice, nil)
+				a.say(alice, room, "before")
+				b.join(bob, room, a)
+				if got := a.membership(room, bob); got != "join" {
+					t.Fatalf("at the first server bob is %q", got)
+				}
+				var want []string
+				for i := range 20 {
+					for _, body := range []string{fmt.Sprint("a", i), fmt.Sprint("b", i)} {
+						if body[0] == 'a' {
+							a.say(alice, room, body)
+						} else {
+							b.say(bob, room, body)
+						}
+						want = append(want, body)
+					}
+				}
+				slices.Sort(want)
+				for _, n := range []*node{a, b} {
+					eventually(t, n.name+" has all messages once", func() bool {
+						got := slices.DeleteFunc(n.said(room), func(s string) bool { return s == "before" })
+						slices.Sort(got)
+						return slices.Equal(got, want)
+					})
+				}
+			})
+		})
+	}
+}
+
+func TestInvitesReachTheOtherServerAndCanBeRefused(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, map[string]any{"m.room.join_rules": map[string]any{"join_rule": "invite"}})
+		if err := b.rooms.Join(t.Context(), roomserver.Join{User: bob, Room: room, Via: []string{a.name}}); err == nil {
+			t.Fatal("bob came in without an invite")
+		}
+		if err := a.rooms.Invite(t.Context(), roomserver.Invite{Room: room, Sender: alice, Target: bob}); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.membership(room, bob); got != "invite" {
+			t.Fatalf("bob is %q", got)
+		}
+		if err := b.rooms.Leave(t.Context(), bob, room, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.membership(room, bob); got != "leave" {
+			t.Fatalf("after refusing bob is %q", got)
+		}
+		if err := a.rooms.Invite(t.Context(), roomserver.Invite{Room: room, Sender: alice, Target: bob}); err != nil {
+			t.Fatal(err)
+		}
+		b.join(bob, room, a)
+		b.say(bob, room, "here")
+		eventually(t, "the message arrives", func() bool { return slices.Contains(a.said(room), "here") })
+		if err := b.rooms.Leave(t.Context(), bob, room, nil); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the leaving arrives", func() bool { return a.membership(room, bob) == "leave" })
+	})
+}
+
+func TestAKickReachesTheServerThatItPutsOut(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		if err := a.rooms.ChangeMember(t.Context(), roomserver.Change{Room: room, Sender: alice, Target: bob, Membership: "ban"}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "bob's server knows that he is banned", func() bool { return b.membership(room, bob) == "ban" })
+	})
+}
+
+func TestKnocking(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, map[string]any{"m.room.join_rules": map[string]any{"join_rule": "knock"}})
+		if err := b.rooms.Knock(t.Context(), roomserver.Join{User: bob, Room: room, Via: []string{a.name}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.membership(room, bob); got != "knock" {
+			t.Fatalf("bob is %q", got)
+		}
+		if err := a.rooms.Invite(t.Context(), roomserver.Invite{Room: room, Sender: alice, Target: bob}); err != nil {
+			t.Fatal(err)
+		}
+		b.join(bob, room, a)
+	})
+}
