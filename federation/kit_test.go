@@ -326,3 +326,12 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
+
+func rawList(texts ...[]byte) (list []json.RawMessage) {
+	for _, text := range texts {
+		list = append(list, text)
+	}
+	return list
+}
+
+func sqliteOf(t testing.TB) sql.Options { return sqltest.SQLite(t) }

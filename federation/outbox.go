@@ -80,6 +80,9 @@ func (o *Outbox) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := o.load(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return fmt.Errorf("read the outbox: %w", err)
 	}
 	flushed := make(chan error, 1)

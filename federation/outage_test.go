@@ -1,0 +1,198 @@
+package federation_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"chancery/federation/peer"
+	"chancery/storage"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// numbered says messages and gives their bodies.
+func (n *node) numbered(user id.UserID, room id.RoomID, prefix string, count int) []string {
+	n.t.Helper()
+	var bodies []string
+	for i := range count {
+		body := fmt.Sprint(prefix, i)
+		n.say(user, room, body)
+		bodies = append(bodies, body)
+	}
+	return bodies
+}
+
+func (n *node) hears(room id.RoomID, want []string) {
+	n.t.Helper()
+	eventually(n.t, "all messages arrive once and in order", func() bool { return slices.Equal(n.said(room), want) })
+}
+
+func TestAServerThatWasDownGetsEverything(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		want := a.numbered(alice, room, "up", 3)
+		b.hears(room, want)
+		b.halt()
+		want = append(want, a.numbered(alice, room, "down", 320)...)
+		b.again()
+		want = append(want, a.numbered(alice, room, "again", 3)...)
+		b.hears(room, want)
+	})
+}
+
+// What is owed is stored: the sender may be restarted too, while the receiver is down.
+func TestARestartOfTheSenderLosesNothing(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		want := a.numbered(alice, room, "up", 2)
+		b.hears(room, want)
+		b.deaf.Store(true)
+		want = append(want, a.numbered(alice, room, "down", 60)...)
+		for range 2 {
+			a.halt()
+			a.again()
+		}
+		want = append(want, a.numbered(alice, room, "restarted", 3)...)
+		b.deaf.Store(false)
+		b.hears(room, want)
+		eventually(t, "nothing is owed any more", func() bool {
+			var rows []storage.Destination
+			if err := a.db.Read(context.Background(), func(tx storage.Tx) (err error) {
+				rows, err = tx.Destinations()
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return len(rows) == 0
+		})
+	})
+}
+
+// A peer that speaks to us is up: what it is owed goes out without waiting for the back-off.
+func TestBackoffEndsWhenThePeerSpeaks(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		a.halt()
+		a.retry = time.Hour
+		a.again()
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		b.deaf.Store(true)
+		want := a.numbered(alice, room, "down", 3)
+		eventually(t, "the peer is backed off", func() bool { return a.peer.Destination(b.name).Failures > 0 })
+		b.deaf.Store(false)
+		time.Sleep(50 * time.Millisecond)
+		if got := b.said(room); len(got) != 0 {
+			t.Fatalf("arrived within the back-off: %q", got)
+		}
+		b.say(bob, room, "hello")
+		eventually(t, "all is there", func() bool { return len(b.said(room)) == 4 })
+		_ = want
+	})
+}
+
+// The back-off is stored, so that a restart does not hammer a server that is down.
+func TestBackoffSurvivesARestart(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		a.halt()
+		a.retry = time.Hour
+		a.again()
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		b.deaf.Store(true)
+		a.say(alice, room, "down")
+		eventually(t, "the peer is backed off", func() bool { return a.peer.Destination(b.name).Failures > 0 })
+		a.halt()
+		a.again()
+		eventually(t, "the back-off is back", func() bool { return a.peer.Destination(b.name).Failures == 1 })
+		if left := time.Until(a.peer.Destination(b.name).RetryAt); left < 30*time.Minute {
+			t.Errorf("it ends in %v", left)
+		}
+	})
+}
+
+// One dead server must not delay another.
+func TestADeadServerDelaysNobody(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		c := newNode(t, a.authority, sqliteOf(t))
+		c.join(c.user("carol"), room, a)
+		eventually(t, "carol is known to bob's server", func() bool { return b.membership(room, c.user("carol")) == "join" })
+		c.halt()
+		began := time.Now()
+		want := a.numbered(alice, room, "m", 50)
+		b.hears(room, want)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("50 messages took %v", took)
+		}
+	})
+}
+
+func TestMessagesToDevicesOutliveOutages(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		b.deaf.Store(true)
+		for i := range 250 {
+			err := a.db.Write(t.Context(), nil, func(tx storage.Tx) error {
+				tx.QueueEDU(b.name, storage.EDU{Type: "m.test", Content: content(map[string]any{"n": i})})
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.halt()
+		a.again()
+		b.deaf.Store(false)
+		eventually(t, "all were delivered and deleted", func() bool {
+			var left []string
+			if err := a.db.Read(context.Background(), func(tx storage.Tx) (err error) {
+				left, err = tx.DestinationsWithEDUs()
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return len(left) == 0
+		})
+		if n := b.taken.Load(); n != 3 {
+			t.Errorf("250 of at most 100 at a time went in %d transactions", n)
+		}
+	})
+}
+
+// spec: s2s#transactions
+func TestATransactionThatComesAgainGetsTheSameAnswer(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		b.deaf.Store(true)
+		eventID := a.say(alice, room, "once")
+		b.deaf.Store(false)
+		var pdu []byte
+		if err := a.db.Read(t.Context(), func(tx storage.Tx) error {
+			ev, _, err := tx.Event(string(eventID))
+			pdu = ev.JSON
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			refused, err := a.peer.SendTransaction(t.Context(), b.name, "same", peer.Transaction{PDUs: rawList(pdu)}, peer.Opts{IgnoreBackoff: true})
+			if err != nil || len(refused) > 0 {
+				t.Fatalf("%v %v", refused, err)
+			}
+		}
+		time.Sleep(300 * time.Millisecond)
+		b.hears(room, []string{"once"})
+	})
+}
