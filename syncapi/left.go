@@ -1,0 +1,126 @@
+package syncapi
+
+import (
+	"fmt"
+
+	"chancery/roomserver"
+	"chancery/roomserver/page"
+	"chancery/storage"
+)
+
+// left is a room of the section "leave": the user left it or was put out of it, since the token or, when
+// the filter asks for those too, ever.
+type left struct {
+	row    storage.Room
+	member storage.Member
+	news   *roomNews
+}
+
+// writeLeft writes the section "leave".
+func (a *answer) writeLeft() (*writer, error) {
+	section := &writer{}
+	for _, l := range a.left {
+		room, err := a.writeLeave(l)
+		if err != nil {
+			return nil, fmt.Errorf("tell of %s, which the user left: %w", l.row.ID, err)
+		}
+		section.inside(l.row.ID, room)
+	}
+	// Invites to rooms elsewhere that ended: all that is known is that they did.
+	for _, v := range a.invites {
+		if v.Membership == "leave" && a.news.elsewhere[v.RoomID] && a.q.filter.Room.room(v.RoomID) {
+			room := &writer{}
+			a.writeState(room, nil)
+			writeTimeline(room, &timeline{}, nil)
+			section.inside(v.RoomID, room)
+		}
+	}
+	return section, nil
+}
+
+// writeLeave tells a room up to the event by which the user left.
+func (a *answer) writeLeave(l *left) (*writer, error) {
+	found, err := a.s.Reader.ByNumber(a.tx, l.row, []int64{l.member.Event})
+	if err != nil {
+		return nil, err
+	}
+	leave := found[l.member.Event]
+	j := &joined{row: l.row, news: l.news, fresh: true, base: base{ord: noOrd}, timeline: &timeline{}}
+	if leave != nil {
+		if err := a.fillLeft(j, leave); err != nil {
+			return nil, err
+		}
+	}
+	events, err := a.format(l.row, j.timeline.events, false)
+	if err != nil {
+		return nil, err
+	}
+	stateEvents, err := a.format(l.row, j.state, true)
+	if err != nil {
+		return nil, err
+	}
+	w := &writer{}
+	a.writeState(w, stateEvents)
+	writeTimeline(w, j.timeline, events)
+	data, err := a.leftData(l)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > 0 {
+		w.events("account_data", data)
+	}
+	return w, nil
+}
+
+// fillLeft finds what the user may see of a room that they left.
+func (a *answer) fillLeft(j *joined, leave *roomserver.Stored) error {
+	if !leave.Placed { // made with another server's help: it is all we have
+		j.timeline = &timeline{events: []*roomserver.Stored{leave}, start: leave.Before}
+		return nil
+	}
+	wasIn, err := a.membershipAt(j.row, leave.Before)
+	if err != nil {
+		return err
+	}
+	if !a.news.all {
+		if j.base, err = a.base(j.row, j.news); err != nil {
+			return err
+		}
+		was, err := a.membershipAt(j.row, j.base.root)
+		if err != nil {
+			return err
+		}
+		j.fresh = a.q.full || was != "join"
+	}
+	if wasIn != "join" && j.fresh { // they were never in it: the event is all that concerns them
+		j.timeline = &timeline{events: []*roomserver.Stored{leave}, prev: page.Before(leave.Ord)}
+		return nil
+	}
+	if j.base.ord >= leave.Ord { // told before; it was the state that moved
+		j.timeline = &timeline{prev: page.After(leave.Ord)}
+		return nil
+	}
+	t, err := a.timeline(span{room: j.row, above: j.base.ord, upTo: leave.Ord, hidden: true})
+	if err != nil {
+		return err
+	}
+	j.timeline = t
+	switch {
+	case !j.fresh && !t.limited:
+		t.start = j.base.root
+	case len(t.events) > 0:
+		t.start = t.events[0].Before
+	default:
+		t.start = leave.Before
+	}
+	if wasIn != "join" {
+		return nil
+	}
+	row := j.row
+	row.Root = int64(leave.After) // what happened later is not for them
+	j.row = row
+	if j.state, err = a.stateOf(j); err == nil {
+		a.part(j)
+	}
+	return err
+}

@@ -1,0 +1,182 @@
+package syncapi
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"chancery/storage"
+	"chancery/users"
+
+	"go.uber.org/zap"
+	"maunium.net/go/mautrix/id"
+)
+
+// followTyping wakes those who see who types in a room.
+func (w *watch) followTyping(ctx context.Context, c users.TypingChange) {
+	room, ok, err := w.s.roomNumber(ctx, c.Room)
+	if err != nil {
+		w.s.Log.Warn("nobody is told who types", zap.Error(err))
+		return
+	}
+	if !ok {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	serial := w.s.Users.Typing().Serial()
+	for l := range w.rooms[room] {
+		l.typed[room] = serial
+		l.stir()
+	}
+}
+
+// followPresence wakes those who share a room with a user whose presence changed.
+func (w *watch) followPresence(ctx context.Context, c users.Presence) {
+	if !w.s.Presence {
+		return
+	}
+	var rooms []int64
+	err := w.s.DB.Read(ctx, func(tx storage.Tx) (err error) {
+		rooms, err = tx.JoinedBy([]string{string(c.User)})
+		return err
+	})
+	if err != nil {
+		w.s.Log.Warn("nobody is told who is online", zap.Error(err))
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	serial := w.s.Users.Presences().Serial()
+	told := map[*listener]bool{}
+	tell := func(l *listener) {
+		if !told[l] {
+			told[l] = true
+			l.present = serial
+			l.stir()
+		}
+	}
+	for _, room := range rooms {
+		for l := range w.rooms[room] {
+			tell(l)
+		}
+	}
+	if own := w.users[string(c.User)]; own != nil {
+		tell(own)
+	}
+}
+
+// roomNumber finds the number of a room. It is the same for as long as we have the room.
+func (s *Server) roomNumber(ctx context.Context, room id.RoomID) (nid int64, ok bool, err error) {
+	if nid, ok := s.shared.numbers.get(room); ok {
+		return nid, true, nil
+	}
+	err = s.DB.Read(ctx, func(tx storage.Tx) error {
+		row, found, err := tx.Room(string(room))
+		nid, ok = row.NID, found
+		return err
+	})
+	if err == nil && ok {
+		s.shared.numbers.put(room, nid, 100)
+	}
+	return nid, ok, err
+}
+
+// typingRooms lists the rooms in which others began or stopped typing since the token.
+func (a *answer) typingRooms() map[int64]bool {
+	if a.typed != nil {
+		return a.typed
+	}
+	a.typed = map[int64]bool{}
+	a.s.watch.mu.Lock()
+	defer a.s.watch.mu.Unlock()
+	for room, at := range a.l.typed {
+		if a.news.all || a.q.since.Process != a.s.process || at > a.q.since.Typing {
+			a.typed[room] = true
+		}
+	}
+	return a.typed
+}
+
+// typing lists who types in a room; ok is false when the client knows already. A token of another process
+// says nothing of what this one counts: all is told then.
+//
+// spec: c2s#typing-notifications
+func (a *answer) typing(j *joined) (list []id.UserID, ok bool) {
+	typing := a.s.Users.Typing()
+	room := id.RoomID(j.row.ID)
+	known := !j.fresh && a.q.incremental && a.q.since.Process == a.s.process
+	if known && !typing.ChangedIn(room, a.q.since.Typing) {
+		return nil, false
+	}
+	list = []id.UserID{}
+	for _, u := range typing.In(room) {
+		if !a.ignored[u] {
+			list = append(list, u)
+		}
+	}
+	return list, known || len(list) > 0 || a.typingRooms()[j.row.NID]
+}
+
+type presenceEvent struct {
+	Content presenceContent `json:"content"`
+	Sender  id.UserID       `json:"sender"`
+	Type    string          `json:"type"`
+}
+
+type presenceContent struct {
+	Presence        string  `json:"presence"`
+	StatusMsg       *string `json:"status_msg,omitempty"`
+	LastActiveAgo   *int64  `json:"last_active_ago,omitempty"`
+	CurrentlyActive bool    `json:"currently_active"`
+}
+
+// writePresence tells the presence of those who share a room with the user, as far as it changed.
+//
+// spec: c2s#presence
+func (a *answer) writePresence(body *writer) error {
+	f := &a.q.filter.Presence
+	if !a.s.Presence || !f.typed("m.presence") {
+		return nil
+	}
+	after := int64(0)
+	if a.q.incremental && a.q.since.Process == a.s.process {
+		after = a.q.since.Presence
+	}
+	presences := a.s.Users.Presences()
+	if presences.Serial() <= after {
+		return nil
+	}
+	sharing, err := a.tx.UsersSharing(string(a.q.user))
+	if err != nil {
+		return fmt.Errorf("read with whom the user shares rooms: %w", err)
+	}
+	others := make([]id.UserID, 0, len(sharing)+1)
+	others = append(others, a.q.user)
+	for _, u := range sharing {
+		if u != string(a.q.user) && listed(f.Senders, f.NotSenders, u) {
+			others = append(others, id.UserID(u))
+		}
+	}
+	changed, _ := presences.Changed(others, after)
+	var events []json.RawMessage
+	for _, p := range changed {
+		if a.ignored[p.User] {
+			continue
+		}
+		content := presenceContent{Presence: p.Presence, StatusMsg: p.StatusMsg, CurrentlyActive: p.CurrentlyActive}
+		if p.LastActive != 0 {
+			ago := p.LastActiveAgo()
+			content.LastActiveAgo = &ago
+		}
+		text, err := json.Marshal(presenceEvent{content, p.User, "m.presence"})
+		if err != nil {
+			return fmt.Errorf("encode presence: %w", err)
+		}
+		events = append(events, text)
+	}
+	if events = limited(events, f); len(events) > 0 {
+		body.events("presence", events)
+	}
+	return nil
+}

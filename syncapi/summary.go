@@ -1,0 +1,68 @@
+package syncapi
+
+import (
+	"fmt"
+
+	"chancery/storage"
+
+	"github.com/tidwall/gjson"
+)
+
+// summary says of a room what its name can be made of.
+//
+// spec: c2s/sync (RoomSummary)
+type summary struct {
+	joined, invited int64
+	heroes          []string // nil: the room has a name
+}
+
+const maxHeroes = 5
+
+func (a *answer) summarise(room storage.Room) (*summary, error) {
+	s := &summary{}
+	var err error
+	if s.joined, err = a.tx.CountMembers(room.NID, "join"); err != nil {
+		return nil, fmt.Errorf("count members: %w", err)
+	}
+	if s.invited, err = a.tx.CountMembers(room.NID, "invite"); err != nil {
+		return nil, fmt.Errorf("count the invited: %w", err)
+	}
+	named, err := a.isNamed(room)
+	if err != nil || named {
+		return s, err
+	}
+	if s.heroes, err = a.tx.FirstMembers(room.NID, []string{"join", "invite"}, string(a.q.user), maxHeroes); err != nil {
+		return nil, err
+	}
+	if len(s.heroes) == 0 {
+		s.heroes, err = a.tx.FirstMembers(room.NID, []string{"leave", "ban"}, string(a.q.user), maxHeroes)
+	}
+	if s.heroes == nil {
+		s.heroes = []string{}
+	}
+	return s, err
+}
+
+// isNamed says whether the room has a name or an alias to go by.
+func (a *answer) isNamed(room storage.Room) (bool, error) {
+	for typ, member := range map[string]string{"m.room.name": "name", "m.room.canonical_alias": "alias"} {
+		ev, err := a.s.Reader.StateEvent(a.tx, room, rootOf(room), typ, "")
+		if err != nil {
+			return false, err
+		}
+		if ev != nil && gjson.GetBytes(ev.Content(), member).Str != "" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (s *summary) write(w *writer) {
+	in := &writer{}
+	if s.heroes != nil {
+		in.value("m.heroes", s.heroes)
+	}
+	in.value("m.joined_member_count", s.joined)
+	in.value("m.invited_member_count", s.invited)
+	w.inside("summary", in)
+}
