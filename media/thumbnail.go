@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"image"
+	"image/draw"
 	_ "image/gif" // registers the format, as the others below
 	"image/jpeg"
 	"image/png"
@@ -292,6 +293,13 @@ func decode(f io.Reader, format string) (image.Image, error) {
 		return imaging.Decode(f, imaging.AutoOrientation(true))
 	}
 	picture, _, err := image.Decode(f)
+	if p, ok := picture.(*image.Paletted); ok && err == nil {
+		// Shrinking runs in goroutines of its own, where a pixel without a colour would end the
+		// process; here it ends in an error.
+		whole := image.NewNRGBA(p.Bounds())
+		draw.Draw(whole, whole.Bounds(), p, p.Bounds().Min, draw.Src)
+		return whole, nil
+	}
 	return picture, err
 }
 
