@@ -50,3 +50,14 @@ func (tx Tx) UpdateAccount(v Account) {
 	tx.Exec(`UPDATE accounts SET password = $2, admin = $3, deactivated = $4, erased = $5, leaving = $6, locked = $7, suspended = $8
 		WHERE user_id = $1`, sql.Text(v.User), v.Password, v.Admin, v.Deactivated, v.Erased, v.Leaving, v.Locked, v.Suspended)
 }
+
+// EraseAccount removes what a person kept here: each subject that keeps something of a user
+// and not of a device adds its line. The account stays, so that its name is never given again.
+func (tx Tx) EraseAccount(user string) {
+	u := sql.Text(user)
+	tx.DeleteProfile(user)
+	tx.Exec(`DELETE FROM account_data WHERE user_id = $1`, u)
+	tx.Exec(`DELETE FROM push_rules WHERE user_id = $1`, u)
+	tx.Exec(`DELETE FROM filters WHERE user_id = $1`, u)
+	tx.Exec(`DELETE FROM pushers WHERE user_id = $1`, u)
+}

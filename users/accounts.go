@@ -306,6 +306,9 @@ func (s *Server) Deactivate(ctx context.Context, user id.UserID, erase bool) err
 		row.Deactivated, row.Leaving = true, true
 		row.Erased = row.Erased || erase
 		tx.DeleteShortTokens(row.User)
+		if erase {
+			tx.EraseAccount(row.User)
+		}
 		return deleteAllDevices(tx, user, "")
 	})
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"chancery/storage"
+
 	"maunium.net/go/mautrix/id"
 )
 
@@ -62,6 +64,8 @@ func TestDeactivate(t *testing.T) {
 		}
 		alice, other := s.register("alice"), s.login("alice", object{"refresh_token": true})
 		s.want(401, "M_MISSING_TOKEN", "", "POST", v3+"/account/deactivate", object{})
+		s.want(200, "", alice.token, "PUT", v3+"/user/"+alice.user+"/account_data/org.example.diary", object{"secret": "x"})
+		s.want(200, "", alice.token, "PUT", v3+"/profile/"+alice.user+"/displayname", object{"displayname": "Alice"})
 		a := s.confirmed(alice, "POST", v3+"/account/deactivate", object{"erase": true})
 		if a.status != 200 || a.text("id_server_unbind_result") != "success" {
 			t.Fatalf("%d %v", a.status, a.body)
@@ -75,6 +79,16 @@ func TestDeactivate(t *testing.T) {
 		row, ok, err := s.users.Account(t.Context(), id.UserID(alice.user))
 		if err != nil || !ok || !row.Deactivated || !row.Erased || !row.Leaving || row.Password != "" {
 			t.Fatalf("what is kept of the account: %+v %v", row, err)
+		}
+		err = s.db.Read(t.Context(), func(tx storage.Tx) error {
+			kept, err := tx.AllAccountData(alice.user)
+			if _, ok, err := tx.Profile(alice.user); ok || err != nil || len(kept) > 0 {
+				t.Errorf("what was to be erased is there: %v, profile %v %v", kept, ok, err)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 
 		// Two runs: the first does not get her out of her rooms, a later one does, and then it is done.
