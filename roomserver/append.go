@@ -20,6 +20,7 @@ import (
 type addition struct {
 	*Stored
 	referenced bool
+	own        bool // made here this moment
 	known      bool // an outlier, or a soft-failed event: it has a row already
 	notify     bool
 	auth       []int64 // numbers of its auth events, of state events only
@@ -75,7 +76,7 @@ type how struct {
 // add puts an event at the end of the room, in memory, and says what must be written. The caller
 // has authorised it. Everything here happens under the room's exclusion.
 func (r *room) add(ev *event.Event, h how) (*addition, error) {
-	a := &addition{Stored: &Stored{Event: ev, Room: r.row.NID, Before: h.before, After: h.before, Status: h.status}, missing: h.missing, referenced: h.referenced}
+	a := &addition{Stored: &Stored{Event: ev, Room: r.row.NID, Before: h.before, After: h.before, Status: h.status}, missing: h.missing, referenced: h.referenced, own: h.own}
 	if h.row != nil {
 		a.NID, a.known = h.row.NID, true
 	} else {

@@ -25,14 +25,11 @@ func (r *room) noteRedaction(a *addition) error {
 		}
 		return r.redact(a, ev, a.Stored)
 	}
-	if a.known || a.isOwnNow() {
+	if a.known || a.own { // nobody can have redacted what was made here this moment
 		return nil
 	}
 	return r.redactedBefore(a)
 }
-
-// isOwnNow says that nobody can have redacted the event: it was made here this moment.
-func (a *addition) isOwnNow() bool { return a.txn != nil }
 
 // redactedBefore applies a redaction that was here before the event it redacts.
 func (r *room) redactedBefore(a *addition) error {

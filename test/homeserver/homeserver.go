@@ -49,6 +49,7 @@ type Server struct {
 	env     []string
 	log     *os.File
 	client  *http.Client
+	took    time.Duration
 	stop    context.CancelFunc // of a server in this process; nil while it is down
 	ended   chan error
 	process *os.Process
@@ -118,10 +119,15 @@ func (s *Server) Running() bool { return s.stop != nil || s.process != nil }
 // Start starts the server again after Stop or Kill.
 func (s *Server) Start() {
 	s.t.Helper()
+	began := time.Now()
 	if err := s.TryStart(); err != nil {
 		s.t.Fatalf("start %s: %v", s.Name, err)
 	}
+	s.took = time.Since(began)
 }
+
+// Took is the time from the last start to the first answer.
+func (s *Server) Took() time.Duration { return s.took }
 
 // TryStart is Start for a server that may refuse to.
 func (s *Server) TryStart() error {
