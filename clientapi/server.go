@@ -78,3 +78,11 @@ type nobodyKnown struct{}
 func (nobodyKnown) Authenticate(context.Context, *http.Request, []byte) (endpoint.Caller, error) {
 	return endpoint.Caller{}, chancery.UnknownToken(false)
 }
+
+// sync is the handler of the row that syncapi answers, which this package does not know.
+func (s *Server) sync() endpoint.Handler {
+	if s.Sync.IsZero() {
+		return planned
+	}
+	return s.Sync
+}

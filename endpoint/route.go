@@ -134,6 +134,9 @@ func Raw(f func(w http.ResponseWriter, r *http.Request, c Caller) error) Handler
 // it answers 404 M_UNRECOGNIZED, before authentication, as if the row were not there.
 func Planned() Handler { return Handler{planned: true} }
 
+// IsZero says that the Handler was never given.
+func (h Handler) IsZero() bool { return !h.planned && h.call == nil && h.raw == nil }
+
 // Planned says whether the row is not built yet.
 func (r Route) Planned() bool { return r.Handler.planned }
 
