@@ -177,7 +177,7 @@ type SetPusherIn struct {
 	Caller endpoint.Caller
 	Body   struct {
 		Key        string          `json:"pushkey" required:"true"`
-		Kind       json.RawMessage `json:"kind" required:"true"`
+		Kind       json.RawMessage `json:"kind"` // null removes
 		AppID      string          `json:"app_id" required:"true"`
 		AppName    *string         `json:"app_display_name"`
 		DeviceName *string         `json:"device_display_name"`
@@ -193,6 +193,9 @@ type SetPusherIn struct {
 // spec: c2s/postPusher
 func (a *API) SetPusher(ctx context.Context, in *SetPusherIn) (*struct{}, error) {
 	b := &in.Body
+	if b.Kind == nil {
+		return nil, chancery.MissingParam("kind is missing")
+	}
 	if string(b.Kind) == "null" {
 		return nil, a.Users.DeletePusher(ctx, in.Caller.User, b.AppID, b.Key)
 	}
