@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -28,6 +29,7 @@ import (
 	"chancery/storage/blob"
 	"chancery/storage/eventlog"
 	"chancery/storage/sql"
+	"chancery/syncapi"
 	"chancery/users"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -94,6 +96,7 @@ type server struct {
 	rooms  *roomserver.Server
 	users  *users.Server
 	media  *media.Server
+	sync   *syncapi.Server
 	fed    *federation.Server
 	outbox *federation.Outbox
 	client *clientapi.Server
@@ -178,7 +181,14 @@ func (s *server) makeComponents(context.Context) (err error) {
 	s.rooms = roomserver.New(roomserver.Options{DB: s.db, Reader: s.reader, ServerName: s.cfg.ServerName, KeyID: key.ID, Key: key.Private,
 		Peer: s.peer, Keys: ring, DefaultVersion: s.cfg.Rooms.DefaultVersion, Log: s.Log.Named("rooms")})
 	s.users = users.New(users.Options{DB: s.db, ServerName: s.cfg.ServerName, Config: s.cfg, Log: s.Log.Named("users"),
-		OnDeactivate: s.leaveRooms})
+		Peer: s.peer, NATS: s.nats.Conn(), OnDeactivate: s.leaveRooms, OnProfile: s.showProfile})
+	s.sync = syncapi.New(syncapi.Options{DB: s.db, Reader: s.reader, Tail: s.log.Tail(), Users: s.users, NATS: s.nats.Conn(),
+		ServerName: s.cfg.ServerName, Presence: s.cfg.Presence.Enabled, Log: s.Log.Named("sync")})
+	s.undo = append(s.undo, s.log.Tail().OnFacts(func(facts []storage.Fact) { // another process may have ended a session
+		for _, f := range facts {
+			s.users.Heard(f)
+		}
+	}))
 	blobs, err := blob.Open(filepath.Join(s.cfg.DataDir, "media"))
 	if err != nil {
 		return fmt.Errorf("open the media store: %w", err)
@@ -189,8 +199,13 @@ func (s *server) makeComponents(context.Context) (err error) {
 	s.fed = &federation.Server{Config: s.cfg, DB: s.db, Reader: s.reader, Rooms: s.rooms, Media: s.media, Keys: s.keys, Ring: ring,
 		Release: s.Release, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("federation")}
 	s.client = &clientapi.Server{Config: s.cfg, DB: s.db, Reader: s.reader, Rooms: s.rooms, Users: s.users, Peer: s.peer,
-		NATS: s.nats.Conn(), Media: s.media, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("clientapi")}
+		NATS: s.nats.Conn(), Media: s.media, Sync: s.sync.Sync(), Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("clientapi")}
 	return nil
+}
+
+// showProfile puts a user's changed profile into a room.
+func (s *server) showProfile(ctx context.Context, user id.UserID, room id.RoomID, content json.RawMessage) error {
+	return s.rooms.Join(ctx, roomserver.Join{User: user, Room: room, Content: content})
 }
 
 // leaveRooms takes a deactivated user out of every room, and refuses what invites there are.
@@ -259,6 +274,9 @@ func (s *server) runners() []func(context.Context) error {
 	}
 	if s.runs("federation") {
 		all = append(all, s.outbox.Run)
+	}
+	if s.runs("syncapi") {
+		all = append(all, s.sync.Run)
 	}
 	if s.runs("users") {
 		all = append(all, s.users.Run, s.media.Run)
