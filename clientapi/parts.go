@@ -7,6 +7,7 @@ import (
 	"chancery/clientapi/accountdata"
 	"chancery/clientapi/device"
 	"chancery/clientapi/directory"
+	"chancery/clientapi/keys"
 	"chancery/clientapi/media"
 	"chancery/clientapi/presence"
 	"chancery/clientapi/profile"
@@ -32,6 +33,7 @@ type parts struct {
 	room          *room.API
 	directory     *directory.API
 	media         *media.API
+	keys          *keys.API
 }
 
 func (s *Server) makeParts() {
@@ -45,6 +47,7 @@ func (s *Server) makeParts() {
 		s.uia = uia.New(s.Users)
 		s.account = &account.API{Users: s.Users, UIA: s.uia, Config: s.Config}
 		s.device = &device.API{Users: s.Users, UIA: s.uia}
+		s.keys = &keys.API{DB: s.DB, Users: s.Users, UIA: s.uia}
 		s.media = &media.API{Files: s.Media}
 		s.room = &room.API{Config: s.Config, DB: s.DB, Reader: s.Reader, Rooms: s.Rooms, Log: s.Log}
 		s.directory = &directory.API{Config: s.Config, DB: s.DB, Reader: s.Reader, Rooms: s.Rooms, Peer: s.Peer, Log: s.Log}

@@ -98,13 +98,13 @@ func (s *Server) Routes() []endpoint.Route {
 		c2s("deleteRoomKeysVersion", "DELETE", "/_matrix/client/v3/room_keys/version/{version}", user, limitKeys, endpoint.Handle(s.keys.DeleteBackup), endpoint.Alias("/_matrix/client/unstable/room_keys/version/{version}")),
 		c2s("putRoomKeyBySessionId", "PUT", "/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", user, limitKeys, endpoint.Handle(s.keys.PutSession), endpoint.Alias("/_matrix/client/unstable/room_keys/keys/{roomId}/{sessionId}")),
 		c2s("getRoomKeyBySessionId", "GET", "/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", user, limitKeys, endpoint.Handle(s.keys.GetSession), endpoint.Alias("/_matrix/client/unstable/room_keys/keys/{roomId}/{sessionId}")),
-		c2s("deleteRoomKeyBySessionId", "DELETE", "/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", user, limitKeys, endpoint.Handle(s.keys.Delete), endpoint.Alias("/_matrix/client/unstable/room_keys/keys/{roomId}/{sessionId}")),
+		c2s("deleteRoomKeyBySessionId", "DELETE", "/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", user, limitKeys, endpoint.Handle(s.keys.DeleteSession), endpoint.Alias("/_matrix/client/unstable/room_keys/keys/{roomId}/{sessionId}")),
 		c2s("putRoomKeysByRoomId", "PUT", "/_matrix/client/v3/room_keys/keys/{roomId}", user, limitKeys, endpoint.Handle(s.keys.PutRoom), endpoint.MaxBody(16<<20), endpoint.Alias("/_matrix/client/unstable/room_keys/keys/{roomId}")),
 		c2s("getRoomKeysByRoomId", "GET", "/_matrix/client/v3/room_keys/keys/{roomId}", user, limitKeys, endpoint.Handle(s.keys.GetRoom), endpoint.Alias("/_matrix/client/unstable/room_keys/keys/{roomId}")),
-		c2s("deleteRoomKeysByRoomId", "DELETE", "/_matrix/client/v3/room_keys/keys/{roomId}", user, limitKeys, endpoint.Handle(s.keys.Delete), endpoint.Alias("/_matrix/client/unstable/room_keys/keys/{roomId}")),
+		c2s("deleteRoomKeysByRoomId", "DELETE", "/_matrix/client/v3/room_keys/keys/{roomId}", user, limitKeys, endpoint.Handle(s.keys.DeleteRoom), endpoint.Alias("/_matrix/client/unstable/room_keys/keys/{roomId}")),
 		c2s("putRoomKeys", "PUT", "/_matrix/client/v3/room_keys/keys", user, limitKeys, endpoint.Handle(s.keys.PutAll), endpoint.MaxBody(16<<20), endpoint.Alias("/_matrix/client/unstable/room_keys/keys")),
 		c2s("getRoomKeys", "GET", "/_matrix/client/v3/room_keys/keys", user, limitKeys, endpoint.Handle(s.keys.GetAll), endpoint.Alias("/_matrix/client/unstable/room_keys/keys")),
-		c2s("deleteRoomKeys", "DELETE", "/_matrix/client/v3/room_keys/keys", user, limitKeys, endpoint.Handle(s.keys.Delete), endpoint.Alias("/_matrix/client/unstable/room_keys/keys")),
+		c2s("deleteRoomKeys", "DELETE", "/_matrix/client/v3/room_keys/keys", user, limitKeys, endpoint.Handle(s.keys.DeleteAll), endpoint.Alias("/_matrix/client/unstable/room_keys/keys")),
 		c2s("sendToDevice", "PUT", "/_matrix/client/v3/sendToDevice/{eventType}/{txnId}", userOrGuest, limitKeys, endpoint.Handle(s.keys.Send), endpoint.MaxBody(8<<20)),
 
 		// profile, presence and what a user keeps here

@@ -65,7 +65,7 @@ func openDevice(tx storage.Tx, user id.UserID, d NewDevice, t Tokens) error {
 		return err
 	}
 	if made {
-		deviceListChanged(tx, user)
+		deviceListChanged(tx, user, t.Device)
 	} else {
 		tx.DeleteTokens(string(user), string(t.Device))
 	}
@@ -119,7 +119,7 @@ func (s *Server) RenameDevice(ctx context.Context, user id.UserID, device id.Dev
 		if !ok {
 			return chancery.NotFound("there is no such device")
 		}
-		deviceListChanged(tx, user)
+		deviceListChanged(tx, user, device)
 		return nil
 	})
 }
@@ -130,16 +130,18 @@ func (s *Server) RenameDevice(ctx context.Context, user id.UserID, device id.Dev
 // spec: c2s/deleteDevices
 func (s *Server) DeleteDevices(ctx context.Context, user id.UserID, devices []id.DeviceID) error {
 	return s.change(ctx, user, func(tx storage.Tx) error {
-		any := false
+		var gone []id.DeviceID
 		for _, d := range devices {
 			ok, err := tx.DeleteDevice(string(user), string(d))
 			if err != nil {
 				return err
 			}
-			any = any || ok
+			if ok {
+				gone = append(gone, d)
+			}
 		}
-		if any {
-			deviceListChanged(tx, user)
+		if len(gone) > 0 {
+			deviceListChanged(tx, user, gone...)
 		}
 		return nil
 	})

@@ -17,13 +17,14 @@ const (
 )
 
 // Run does what needs no request: it notes when devices were seen, trims tokens, takes deactivated
-// users out of their rooms and tells rooms of changed profiles. It ends with ctx, with everything written.
+// users out of their rooms, tells rooms of changed profiles and fetches stale device lists. It ends with ctx, with everything written.
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.keepBooks(ctx) })
 	g.Go(func() error { return s.watchLeaving(ctx) })
 	g.Go(func() error { return s.spreadProfiles(ctx) })
 	g.Go(func() error { return s.watchPresence(ctx) })
+	g.Go(func() error { return s.watchDeviceLists(ctx) })
 	return g.Wait()
 }
 
@@ -42,6 +43,7 @@ func (s *Server) keepBooks(ctx context.Context) error {
 			s.flushSeen(ctx)
 		case <-trim.C:
 			s.trimTokens(ctx)
+			s.trimToDevice(ctx)
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"sync"
+	"sync/atomic"
 
 	"chancery/config"
 	"chancery/federation/peer"
@@ -24,6 +26,7 @@ type Options struct {
 	Config     *config.Config
 	Log        *zap.Logger
 	Peer       *peer.Client // nil asks no other server
+	Peers      Peers        // who asks other servers for keys; nil is Peer
 	NATS       *nats.Conn   // tells other processes who types and who is online; nil tells only this one
 
 	// OnDeactivate takes a deactivated user out of all rooms. It is asked again until it
@@ -46,6 +49,11 @@ type Server struct {
 	spread    chan struct{} // somebody's profile changed
 	typing    *Typing
 	presences *Presences
+
+	acknowledged acknowledged
+	stale        chan struct{} // there are device lists to fetch
+	keysEpoch    atomic.Int64  // the epoch for which OnEpoch is done
+	epochTurn    sync.Mutex    // one OnEpoch at a time
 }
 
 // New makes a Server. Run must be running for what needs no request.
@@ -57,7 +65,10 @@ func New(o Options) *Server {
 		o.Log = zap.NewNop()
 	}
 	s := &Server{Options: o, passwords: newPasswords(o.Config.Passwords.Cost == "low"), leave: make(chan struct{}, 1),
-		spread: make(chan struct{}, 1), typing: newTyping(o.NATS, rand.Text()), presences: newPresences(o.NATS)}
+		stale: make(chan struct{}, 1), spread: make(chan struct{}, 1), typing: newTyping(o.NATS, rand.Text()), presences: newPresences(o.NATS)}
+	if s.Peers == nil && o.Peer != nil {
+		s.Peers = o.Peer
+	}
 	if o.Config.RateLimits.Enabled {
 		s.attempts = &attempts{}
 	}

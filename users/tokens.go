@@ -10,7 +10,6 @@ import (
 
 	"chancery"
 	"chancery/storage"
-	"chancery/storage/sql"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -196,7 +195,7 @@ func deleteAllDevices(tx storage.Tx, user id.UserID, but id.DeviceID) error {
 	if err != nil {
 		return err
 	}
-	any := false
+	var gone []id.DeviceID
 	for _, d := range devices {
 		if d.ID == string(but) {
 			continue
@@ -204,15 +203,10 @@ func deleteAllDevices(tx storage.Tx, user id.UserID, but id.DeviceID) error {
 		if _, err := tx.DeleteDevice(string(user), d.ID); err != nil {
 			return err
 		}
-		any = true
+		gone = append(gone, id.DeviceID(d.ID))
 	}
-	if any {
-		deviceListChanged(tx, user)
+	if len(gone) > 0 {
+		deviceListChanged(tx, user, gone...)
 	}
 	return nil
-}
-
-// deviceListChanged announces in tx that the user's devices are others, or are called otherwise.
-func deviceListChanged(tx storage.Tx, user id.UserID) {
-	tx.Announce(storage.Fact{Kind: sql.FactDeviceList, User: string(user)})
 }

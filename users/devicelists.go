@@ -1,0 +1,150 @@
+package users
+
+import (
+	"encoding/json"
+	"slices"
+
+	"chancery/storage"
+	"chancery/storage/sql"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// deviceListUpdate is the content of an m.device_list_update EDU.
+//
+// spec: s2s#device-management
+type deviceListUpdate struct {
+	User    id.UserID       `json:"user_id"`
+	Device  id.DeviceID     `json:"device_id"`
+	Name    string          `json:"device_display_name,omitempty"`
+	Stream  int64           `json:"stream_id"`
+	Prev    []int64         `json:"prev_id,omitempty"`
+	Deleted bool            `json:"deleted,omitempty"`
+	Keys    json.RawMessage `json:"keys,omitempty"`
+}
+
+// signingKeyUpdate is the content of an m.signing_key_update EDU.
+//
+// spec: s2s#end-to-end-encryption
+type signingKeyUpdate struct {
+	User        id.UserID       `json:"user_id"`
+	Master      json.RawMessage `json:"master_key,omitempty"`
+	SelfSigning json.RawMessage `json:"self_signing_key,omitempty"`
+}
+
+// deviceListChanged announces in tx that some of the user's devices are others, have other keys or
+// are called otherwise: to the users that share a room, and to their servers. A failed statement
+// fails the whole transaction, so there is nothing to return.
+func deviceListChanged(tx storage.Tx, user id.UserID, devices ...id.DeviceID) {
+	tx.Announce(storage.Fact{Kind: sql.FactDeviceList, User: string(user)})
+	servers, err := serversSharing(tx, user)
+	if err == nil {
+		_ = tellDevices(tx, user, devices, servers)
+	}
+}
+
+// serversSharing lists the other servers that must hear of a user's devices.
+func serversSharing(tx storage.Tx, user id.UserID) ([]string, error) {
+	servers, err := tx.ServersSharing(string(user))
+	servers = slices.DeleteFunc(servers, func(s string) bool { return s == user.Homeserver() })
+	slices.Sort(servers)
+	return servers, err
+}
+
+// tellDevices queues an update of each device for each server. The sequence goes on also when
+// nobody is told: whoever fetches the list later learns where it stands.
+func tellDevices(tx storage.Tx, user id.UserID, devices []id.DeviceID, servers []string) error {
+	if len(devices) == 0 {
+		return nil
+	}
+	floor, err := tx.MaxPos()
+	if err != nil {
+		return err
+	}
+	there, err := ownDevices(tx, user)
+	if err != nil {
+		return err
+	}
+	var edus []storage.EDU
+	for _, device := range devices {
+		u := deviceListUpdate{User: user, Device: device}
+		var prev int64
+		if u.Stream, prev, err = tx.NextDeviceListUpdate(string(user), floor); err != nil {
+			return err
+		}
+		if prev != 0 {
+			u.Prev = []int64{prev}
+		}
+		if d, ok := there[device]; ok {
+			u.Keys, u.Name = d.Keys, d.Name
+		} else {
+			u.Deleted = true
+		}
+		content, err := json.Marshal(u)
+		if err != nil {
+			return err
+		}
+		edus = append(edus, storage.EDU{Type: "m.device_list_update", Content: content})
+	}
+	for _, server := range servers {
+		tx.QueueEDU(server, edus...)
+	}
+	if len(servers) == 0 {
+		return nil
+	}
+	return tx.SetServersTold(string(user), servers)
+}
+
+// ownDevices gives the devices of one of our users with all signatures that others may see.
+func ownDevices(tx storage.Tx, user id.UserID) (map[id.DeviceID]storage.DeviceKeys, error) {
+	rows, err := tx.DeviceKeysOf([]string{string(user)})
+	if err != nil {
+		return nil, err
+	}
+	signatures, err := tx.KeySignatures([]string{string(user)}, "")
+	if err != nil {
+		return nil, err
+	}
+	there := make(map[id.DeviceID]storage.DeviceKeys, len(rows))
+	for _, d := range rows {
+		if d.Keys != nil {
+			if d.Keys, err = withSignatures(d.Keys, signaturesOn(signatures, d.User, d.Device), ""); err != nil {
+				return nil, err
+			}
+		}
+		there[id.DeviceID(d.Device)] = d
+	}
+	return there, nil
+}
+
+// signaturesOn picks those on one key.
+func signaturesOn(all []storage.KeySignature, user, target string) (on []storage.KeySignature) {
+	for _, v := range all {
+		if v.User == user && v.Target == target {
+			on = append(on, v)
+		}
+	}
+	return on
+}
+
+// withSignatures adds signatures and the name that the device has to a key object.
+func withSignatures(object json.RawMessage, signatures []storage.KeySignature, name string) (json.RawMessage, error) {
+	if len(signatures) == 0 && name == "" {
+		return object, nil
+	}
+	key, err := parseSigned(object)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range signatures {
+		key.sign(id.UserID(v.Signer), v.SignerKey, v.Signature)
+	}
+	if name != "" {
+		unsigned, err := json.Marshal(map[string]string{"device_display_name": name})
+		if err != nil {
+			return nil, err
+		}
+		key.members["unsigned"] = unsigned
+	}
+	return key.encode()
+}

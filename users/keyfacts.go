@@ -1,0 +1,281 @@
+package users
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"chancery/storage"
+	"chancery/storage/eventlog"
+	"chancery/storage/sql"
+
+	"go.uber.org/zap"
+	"maunium.net/go/mautrix/id"
+)
+
+const (
+	keysReader   = "device-lists" // our cursor in the log
+	epochCursor  = "keys-epoch"   // the epoch whose beginning was dealt with; no position
+	epochPiece   = 200
+	cursorPeriod = time.Second // a cursor moves at most so often when there is nothing to do
+)
+
+// FollowRooms reads the log for those who come and go, until ctx ends: a user who comes into a
+// room is made known to its servers, and the device list of one who shares no room any more is
+// forgotten. Its cursor is in storage: what happened while nobody read is read later.
+//
+// spec: s2s#device-management
+func (s *Server) FollowRooms(ctx context.Context, log *eventlog.Log) error {
+	var from int64
+	err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
+		from, err = tx.Cursor(keysReader)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("follow rooms for device lists: %w", err)
+	}
+	at := from
+	var moved time.Time
+	err = log.Read(ctx, keysReader, from, func(ctx context.Context, facts []storage.Fact) error {
+		var members []storage.Fact
+		for _, f := range facts {
+			if f.Kind == sql.FactEvent && f.User != "" {
+				members = append(members, f)
+			}
+			if f.Kind == sql.FactEpoch {
+				if err := s.OnEpoch(ctx); err != nil {
+					return err
+				}
+			}
+		}
+		if len(members) == 0 && time.Since(moved) < cursorPeriod {
+			return nil
+		}
+		last := facts[len(facts)-1].Pos
+		if err := s.membersMoved(ctx, members, at, last); err != nil {
+			return err
+		}
+		at, moved = last, time.Now()
+		return nil
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// membersMoved does what follows from changed memberships. It looks at the members as they are now,
+// so doing it twice, or late, comes to the same.
+func (s *Server) membersMoved(ctx context.Context, facts []storage.Fact, was, is int64) error {
+	type place struct {
+		room int64
+		user string
+	}
+	var places []place
+	keys := []string{keysReader}
+	for _, f := range facts {
+		if p := (place{f.Room, f.User}); !slices.Contains(places, p) {
+			places = append(places, p)
+			keys = append(keys, f.User)
+		}
+	}
+	slices.Sort(keys)
+	return s.DB.Write(ctx, slices.Compact(keys), func(tx storage.Tx) error {
+		for _, p := range places {
+			var err error
+			if user := id.UserID(p.user); s.IsLocal(user) {
+				err = s.localMoved(tx, p.room, user)
+			} else {
+				err = s.forgetUnmet(tx, p.room)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		ok, err := tx.MoveCursor(keysReader, was, is)
+		if err != nil || ok {
+			return err
+		}
+		if now, err := tx.Cursor(keysReader); err != nil || now == is {
+			return err // a commit whose outcome was not known has happened
+		}
+		return fmt.Errorf("another instance reads the log for device lists: %w", eventlog.ErrStop)
+	})
+}
+
+// localMoved tells servers that meet a user for the first time of the user's devices.
+func (s *Server) localMoved(tx storage.Tx, room int64, user id.UserID) error {
+	told, err := tx.ServersTold(string(user))
+	if err != nil {
+		return err
+	}
+	sharing, err := serversSharing(tx, user)
+	if err != nil {
+		return err
+	}
+	gone := slices.DeleteFunc(slices.Clone(told), func(v string) bool { return slices.Contains(sharing, v) })
+	if len(gone) > 0 {
+		tx.ForgetServersTold(string(user), gone)
+	}
+	member, ok, err := tx.Member(room, string(user))
+	if err != nil {
+		return err
+	}
+	if !ok || member.Membership != "join" {
+		return s.forgetUnmet(tx, room)
+	}
+	counts, err := tx.ServersIn(room)
+	if err != nil {
+		return err
+	}
+	var fresh []string
+	for _, c := range counts {
+		if c.Server != s.ServerName && !slices.Contains(told, c.Server) {
+			fresh = append(fresh, c.Server)
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	devices, err := tx.DeviceKeysOf([]string{string(user)})
+	if err != nil {
+		return err
+	}
+	var ids []id.DeviceID
+	for _, d := range devices {
+		if d.Keys != nil {
+			ids = append(ids, id.DeviceID(d.Device))
+		}
+	}
+	slices.Sort(ids)
+	slices.Sort(fresh)
+	if len(ids) == 0 {
+		return nil
+	}
+	if err := tellDevices(tx, user, ids, fresh); err != nil {
+		return err
+	}
+	return tellSigningKeys(tx, user, fresh)
+}
+
+// forgetUnmet drops the lists of those who were in a room and share none with us any more: nobody
+// tells us of their devices from now on.
+func (s *Server) forgetUnmet(tx storage.Tx, room int64) error {
+	users, err := tx.ListsUnmetIn(room, s.ServerName)
+	for _, user := range users {
+		tx.ForgetRemoteDeviceList(user)
+	}
+	return err
+}
+
+// OnEpoch does what the beginning of an epoch asks for, once for each: a restored database has
+// one-time keys that were given out already, so all are dropped and devices upload new ones, and
+// other servers are told of all device lists. Fallback keys may be used again by their nature.
+// Without a new epoch it costs nothing; keys are never given out before it is done.
+func (s *Server) OnEpoch(ctx context.Context) error {
+	if s.keysEpoch.Load() == s.DB.Epoch() {
+		return nil
+	}
+	s.epochTurn.Lock()
+	defer s.epochTurn.Unlock()
+	epoch := s.DB.Epoch()
+	if s.keysEpoch.Load() == epoch {
+		return nil
+	}
+	var done int64
+	var first bool
+	err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
+		if done, err = tx.Cursor(epochCursor); err != nil {
+			return err
+		}
+		epochs, err := tx.Epochs()
+		first = len(epochs) == 1
+		return err
+	})
+	if err == nil && done != epoch && !first {
+		s.Log.Info("dropping one-time keys of before the new epoch", zap.Int64("epoch", epoch))
+		err = errors.Join(s.dropOneTimeKeys(ctx), s.announceAll(ctx))
+	}
+	if err == nil && done != epoch {
+		err = s.DB.Write(ctx, []string{epochCursor}, func(tx storage.Tx) error {
+			tx.SetCursor(epochCursor, epoch)
+			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("begin an epoch for keys: %w", err)
+	}
+	s.keysEpoch.Store(epoch)
+	return nil
+}
+
+func (s *Server) dropOneTimeKeys(ctx context.Context) error {
+	for {
+		var devices []storage.DeviceKeys
+		err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
+			devices, err = tx.DevicesWithOneTimeKeys(epochPiece)
+			return err
+		})
+		if err != nil || len(devices) == 0 {
+			return err
+		}
+		var keys []string
+		for _, d := range devices {
+			keys = append(keys, d.User)
+		}
+		err = s.DB.Write(ctx, slices.Compact(keys), func(tx storage.Tx) error {
+			for _, d := range devices {
+				tx.DropOneTimeKeys(d.User, d.Device)
+				tx.Announce(storage.Fact{Kind: sql.FactOneTimeKeys, User: d.User, Device: d.Device})
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Server) announceAll(ctx context.Context) error {
+	above := ""
+	for {
+		var users []string
+		err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
+			users, err = tx.UsersWithDeviceKeys(above, epochPiece)
+			return err
+		})
+		if err != nil || len(users) == 0 {
+			return err
+		}
+		for _, user := range users {
+			err := s.DB.Write(ctx, []string{user}, func(tx storage.Tx) error {
+				devices, err := tx.DevicesOf(user)
+				if err != nil {
+					return err
+				}
+				ids := make([]id.DeviceID, len(devices))
+				for i, d := range devices {
+					ids[i] = id.DeviceID(d.ID)
+				}
+				slices.Sort(ids)
+				// A number that nobody was told of: what comes after it shows a gap, so others fetch
+				// the list, with what they have of it and we lost.
+				floor, err := tx.MaxPos()
+				if err != nil {
+					return err
+				}
+				if _, _, err := tx.NextDeviceListUpdate(user, floor); err != nil {
+					return err
+				}
+				deviceListChanged(tx, id.UserID(user), ids...)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		above = users[len(users)-1]
+	}
+}
