@@ -328,6 +328,9 @@ func fit(picture image.Image, p Picture) image.Image {
 func encode(picture image.Image, format string) (kind string, text []byte, err error) {
 	var out bytes.Buffer
 	if format == "jpeg" || format == "webp" && opaque(picture) {
+		if p, ok := picture.(*image.NRGBA); ok && p.Opaque() {
+			picture = &image.RGBA{Pix: p.Pix, Stride: p.Stride, Rect: p.Rect} // the encoder is quick with these
+		}
 		err = jpeg.Encode(&out, picture, &jpeg.Options{Quality: 85})
 		return "image/jpeg", out.Bytes(), err
 	}
