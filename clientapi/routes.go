@@ -128,7 +128,7 @@ func (s *Server) Routes() []endpoint.Route {
 
 		// rooms: making, entering, leaving
 		c2s("createRoom", "POST", "/_matrix/client/v3/createRoom", user, limitJoin, endpoint.Handle(s.room.CreateRoom)),
-		c2s("upgradeRoom", "POST", "/_matrix/client/v3/rooms/{roomId}/upgrade", user, limitJoin, planned),
+		c2s("upgradeRoom", "POST", "/_matrix/client/v3/rooms/{roomId}/upgrade", user, limitJoin, endpoint.Handle(s.room.UpgradeRoom)),
 		c2s("joinRoomById", "POST", "/_matrix/client/v3/rooms/{roomId}/join", userOrGuest, limitJoin, endpoint.Handle(s.room.JoinRoomByID)),
 		c2s("joinRoom", "POST", "/_matrix/client/v3/join/{roomIdOrAlias}", userOrGuest, limitJoin, endpoint.Handle(s.room.JoinRoom)),
 		c2s("knockRoom", "POST", "/_matrix/client/v3/knock/{roomIdOrAlias}", user, limitJoin, endpoint.Handle(s.room.KnockRoom)),

@@ -232,3 +232,15 @@ func (s *server) set(who, room, typ, key string, content object) string {
 	s.t.Helper()
 	return s.ok(who, "PUT", at(room, "state", typ, key), content).text("event_id")
 }
+
+func (s *server) reports() (kept []storage.Report) {
+	s.t.Helper()
+	err := s.db.Read(s.t.Context(), func(tx storage.Tx) (err error) {
+		kept, err = tx.Reports(1<<60, 100)
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return kept
+}

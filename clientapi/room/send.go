@@ -27,6 +27,8 @@ type SendMessageIn struct {
 	Content json.RawMessage `body:"json"`
 }
 
+var errCreatedOnce = chancery.Forbidden("a room is created once")
+
 type EventIDOut struct {
 	EventID id.EventID `json:"event_id"`
 }
@@ -35,6 +37,9 @@ type EventIDOut struct {
 //
 // spec: c2s/sendMessage
 func (a *API) SendMessage(ctx context.Context, in *SendMessageIn) (*EventIDOut, error) {
+	if in.Type == "m.room.create" {
+		return nil, errCreatedOnce
+	}
 	n := roomserver.NewEvent{Room: in.RoomID, Sender: in.Caller.User, Type: in.Type, Content: in.Content, Time: sentAt(in.Caller, in.TS)}
 	if in.Type == "m.room.redaction" {
 		target := gjson.GetBytes(in.Content, "redacts")

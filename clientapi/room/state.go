@@ -42,7 +42,7 @@ func (a *API) SetState(ctx context.Context, in *SetStateIn) (*EventIDOut, error)
 	}
 	switch in.Type {
 	case "m.room.create":
-		return nil, chancery.Forbidden("a room is created once")
+		return nil, errCreatedOnce
 	case "m.room.canonical_alias":
 		if err := a.checkAliases(ctx, in, now); err != nil {
 			return nil, err

@@ -1,0 +1,260 @@
+package room
+
+import (
+	"context"
+	"encoding/json"
+
+	"chancery"
+	"chancery/endpoint"
+	"chancery/roomserver"
+	"chancery/roomserver/auth"
+	"chancery/roomserver/event"
+	"chancery/storage"
+
+	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
+	"go.uber.org/zap"
+	"maunium.net/go/mautrix/id"
+)
+
+type UpgradeRoomIn struct {
+	Caller endpoint.Caller
+	RoomID id.RoomID `path:"roomId"`
+	Body   struct {
+		Version  string      `json:"new_version" required:"true"`
+		Creators []id.UserID `json:"additional_creators"`
+	} `body:"json"`
+}
+
+type UpgradeRoomOut struct {
+	Replacement id.RoomID `json:"replacement_room"`
+}
+
+// transferred is the state that a room hands on to the one that replaces it, beside its power levels.
+//
+// spec: c2s#room-upgrades 3
+var transferred = []string{"m.room.server_acl", "m.room.encryption", "m.room.name", "m.room.avatar", "m.room.topic",
+	"m.room.guest_access", "m.room.history_visibility", "m.room.join_rules"}
+
+// UpgradeRoom replaces a room by one of another version and says so in it.
+//
+// spec: c2s/upgradeRoom, c2s#room-upgrades
+func (a *API) UpgradeRoom(ctx context.Context, in *UpgradeRoomIn) (*UpgradeRoomOut, error) {
+	if err := mayWrite(in.Caller); err != nil {
+		return nil, err
+	}
+	version, ok := event.Lookup(in.Body.Version)
+	if !ok {
+		return nil, chancery.Errorf(400, chancery.CodeUnsupportedRoomVersion, "this server does not know room version %q", in.Body.Version)
+	}
+	old, err := a.predecessor(ctx, in.RoomID, in.Caller.User)
+	if err != nil {
+		return nil, err
+	}
+	create, err := old.successor(in, version)
+	if err != nil {
+		return nil, err
+	}
+	if create.Events, err = a.handedOn(ctx, old, version, in.Caller.User); err != nil {
+		return nil, err
+	}
+	create.Also = func(tx storage.Tx, roomID id.RoomID) error {
+		tx.MoveAliases(string(in.RoomID), string(roomID))
+		if old.published {
+			tx.Publish(string(in.RoomID), false)
+		}
+		return a.Rooms.Announce(tx, roomID, "", in.Caller.User, old.published)
+	}
+	replacement, err := a.Rooms.CreateRoom(ctx, create)
+	if err != nil {
+		return nil, err
+	}
+	return &UpgradeRoomOut{replacement}, a.bury(ctx, in.RoomID, replacement, in.Caller.User, old)
+}
+
+// predecessor is a room that is to be replaced.
+type predecessor struct {
+	version   *event.Version
+	state     map[string]*event.Event
+	power     auth.PowerLevels
+	last      id.EventID
+	published bool
+}
+
+// predecessor reads a room that the caller wants to replace, if they may.
+func (a *API) predecessor(ctx context.Context, roomID id.RoomID, user id.UserID) (*predecessor, error) {
+	old := &predecessor{state: map[string]*event.Event{}}
+	return old, a.DB.Read(ctx, func(tx storage.Tx) error {
+		v, err := a.view(tx, roomID, user)
+		if err != nil {
+			return err
+		}
+		if !v.joined {
+			return chancery.Forbidden("you are not in this room")
+		}
+		types := append([]string{"m.room.create", "m.room.power_levels", "m.room.canonical_alias"}, transferred...)
+		asked := make([]roomserver.Lookup, len(types))
+		for i, t := range types {
+			asked[i] = roomserver.Lookup{Root: v.root, Key: roomserver.Key{Type: t}}
+		}
+		found, err := a.Reader.Lookup(tx, v.room, asked)
+		if err != nil {
+			return err
+		}
+		for i, ev := range found {
+			if ev != nil {
+				old.state[types[i]] = ev.Event
+			}
+		}
+		old.version = old.state["m.room.create"].Version()
+		old.power = auth.PowerLevelsOf(old.state["m.room.create"], old.state["m.room.power_levels"])
+		if !old.power.Of(user).AtLeast(old.power.ForEvent("m.room.tombstone", true)) {
+			return chancery.Forbidden("you may not replace this room")
+		}
+		rows, err := tx.EventsBelow(v.room.NID, end, begin, 1)
+		if err != nil {
+			return err
+		}
+		if len(rows) > 0 {
+			old.last = id.EventID(rows[0].ID)
+		}
+		old.published, err = tx.IsPublished(string(roomID))
+		return err
+	})
+}
+
+// successor begins the room that replaces this one.
+func (old *predecessor) successor(in *UpgradeRoomIn, version *event.Version) (roomserver.Create, error) {
+	n := newRoom{Creation: map[string]json.RawMessage{}}
+	was := gjson.ParseBytes(old.state["m.room.create"].Content())
+	for _, name := range []string{"type", "m.federate"} {
+		if v := was.Get(gjson.Escape(name)); v.Exists() {
+			n.Creation[name] = json.RawMessage(v.Raw)
+		}
+	}
+	before := map[string]any{"room_id": in.RoomID}
+	if !version.RoomIDIsCreateHash {
+		before["event_id"] = old.last
+	}
+	var err error
+	if n.Creation["predecessor"], err = object(before); err != nil {
+		return roomserver.Create{}, err
+	}
+	if version.PrivilegedCreators && len(in.Body.Creators) > 0 {
+		if n.Creation["additional_creators"], err = json.Marshal(in.Body.Creators); err != nil {
+			return roomserver.Create{}, err
+		}
+	}
+	content, err := creationContent(n, version, in.Caller.User, preset{})
+	return roomserver.Create{Creator: in.Caller.User, Version: version.Name, Content: content}, err
+}
+
+// handedOn are the first events of the room that replaces another. Where the caller's old level would not
+// let them set all of it they have 100 until it stands.
+func (a *API) handedOn(ctx context.Context, old *predecessor, version *event.Version, user id.UserID) ([]roomserver.NewEvent, error) {
+	join, err := a.memberContent(ctx, user, "")
+	if err != nil {
+		return nil, err
+	}
+	join["membership"] = "join"
+	content, err := object(join)
+	if err != nil {
+		return nil, err
+	}
+	final, err := old.levels(version, user)
+	if err != nil {
+		return nil, err
+	}
+	first := final
+	key := gjson.Escape(string(user))
+	raised := !version.PrivilegedCreators && gjson.GetBytes(final, "users."+key).Int() < 100
+	if raised {
+		if first, err = sjson.SetBytes(final, "users."+key, 100); err != nil {
+			return nil, err
+		}
+	}
+	me := string(user)
+	events := []roomserver.NewEvent{
+		{Type: "m.room.member", StateKey: &me, Content: content},
+		{Type: "m.room.power_levels", StateKey: new(string), Content: first},
+	}
+	for _, t := range transferred {
+		if ev := old.state[t]; ev != nil {
+			events = append(events, roomserver.NewEvent{Type: t, StateKey: new(string), Content: ev.Content()})
+		}
+	}
+	if ev := old.state["m.room.canonical_alias"]; ev != nil && len(aliasesIn(ev.Content())) > 0 {
+		events = append(events, roomserver.NewEvent{Type: "m.room.canonical_alias", StateKey: new(string), Content: ev.Content()})
+	}
+	if raised {
+		events = append(events, roomserver.NewEvent{Type: "m.room.power_levels", StateKey: new(string), Content: final})
+	}
+	return events, nil
+}
+
+// levels are the old room's power levels in the words of the new version: creators of version 12 are not
+// listed, and whoever was one keeps 100 in a version that knows only numbers.
+func (old *predecessor) levels(version *event.Version, user id.UserID) (json.RawMessage, error) {
+	content := json.RawMessage(`{}`)
+	if ev := old.state["m.room.power_levels"]; ev != nil {
+		content = append(json.RawMessage(nil), ev.Content()...)
+	}
+	var err error
+	set := func(path string, value any) {
+		if err == nil {
+			content, err = sjson.SetBytes(content, path, value)
+		}
+	}
+	key := "users." + gjson.Escape(string(user))
+	level, isNumber := old.power.Of(user).Number()
+	switch {
+	case version.PrivilegedCreators:
+		if content, err = sjson.DeleteBytes(content, key); err != nil {
+			return nil, err
+		}
+		stateDefault, _ := old.power.StateDefault().Number()
+		if tombstone, _ := old.power.ForEvent("m.room.tombstone", true).Number(); tombstone <= stateDefault || tombstone == 100 {
+			set(`events.m\.room\.tombstone`, max(150, stateDefault+1))
+		}
+	case !isNumber:
+		set(key, 100)
+	case !gjson.GetBytes(content, key).Exists():
+		set(key, level)
+	}
+	return content, err
+}
+
+// bury tells the old room what replaces it, and ends the talk there as far as the caller may.
+//
+// spec: c2s#room-upgrades 5
+func (a *API) bury(ctx context.Context, roomID, replacement id.RoomID, user id.UserID, old *predecessor) error {
+	tombstone, err := object(map[string]any{"body": "This room has been replaced", "replacement_room": replacement})
+	if err != nil {
+		return err
+	}
+	send := func(typ string, content json.RawMessage) error {
+		_, err := a.Rooms.Send(ctx, roomserver.NewEvent{Room: roomID, Sender: user, Type: typ, StateKey: new(string), Content: content})
+		return err
+	}
+	if err := send("m.room.tombstone", tombstone); err != nil {
+		return err
+	}
+	quiet := json.RawMessage(`{}`)
+	if ev := old.state["m.room.power_levels"]; ev != nil {
+		quiet = append(json.RawMessage(nil), ev.Content()...)
+	}
+	least, _ := old.power.UsersDefault().Number()
+	least = max(50, least+1)
+	invite, _ := old.power.Invite().Number()
+	events, _ := old.power.EventsDefault().Number()
+	if quiet, err = sjson.SetBytes(quiet, "invite", max(invite, least)); err != nil {
+		return err
+	}
+	if quiet, err = sjson.SetBytes(quiet, "events_default", max(events, least)); err != nil {
+		return err
+	}
+	if err := send("m.room.power_levels", quiet); err != nil {
+		a.Log.Debug("a replaced room stays open for talk", zap.String("room", string(roomID)), zap.Error(err))
+	}
+	return nil
+}
