@@ -19,29 +19,30 @@ import (
 // addition is one event on its way into storage, with all that its transaction writes.
 type addition struct {
 	*Stored
-	referenced bool
-	own        bool // made here this moment
-	known      bool // an outlier, or a soft-failed event: it has a row already
-	notify     bool
-	auth       []int64 // numbers of its auth events, of state events only
-	missing    []id.EventID
-	places     []state.NewPlace
-	slots      []storage.Slot
-	nodes      []state.NewNode
-	members    []storage.Member
-	notMember  []string
-	gained     []int64 // extremities
-	lost       []int64
-	txn        *storage.Transaction
-	relation   *storage.Relation
-	redacts    *redaction
-	set        *serverSet
-	facts      []storage.Fact
-	invites    []storage.Invite       // stripped invites that became real memberships are removed
-	room       storage.Room           // as it is after the event
-	moved      bool                   // the room's row changed
-	first      bool                   // the room is new
-	also       func(storage.Tx) error // what belongs to it and is not the room's
+	referenced    bool
+	own           bool // made here this moment
+	known         bool // an outlier, or a soft-failed event: it has a row already
+	notify        bool
+	auth          []int64 // numbers of its auth events, of state events only
+	missing       []id.EventID
+	places        []state.NewPlace
+	slots         []storage.Slot
+	nodes         []state.NewNode
+	members       []storage.Member
+	notMember     []string
+	gained        []int64 // extremities
+	lost          []int64
+	txn           *storage.Transaction
+	relation      *storage.Relation
+	redacts       *redaction
+	set           *serverSet
+	facts         []storage.Fact
+	notifications []storage.Notification
+	invites       []storage.Invite       // stripped invites that became real memberships are removed
+	room          storage.Room           // as it is after the event
+	moved         bool                   // the room's row changed
+	first         bool                   // the room is new
+	also          func(storage.Tx) error // what belongs to it and is not the room's
 }
 
 type redaction struct {
@@ -178,7 +179,9 @@ func (r *room) accept(a *addition, h how) error {
 		return err
 	}
 	r.noteRelation(a)
-	a.notify = notifies(a.Event)
+	if err := r.noteNotifications(a); err != nil {
+		return err
+	}
 
 	fact := storage.Fact{Kind: sql.FactEvent, Room: r.row.NID, Event: a.NID, Ord: a.Ord, Root: r.row.Root}
 	if a.Type() == "m.room.member" {
@@ -272,6 +275,9 @@ func (r *room) moveMembers(a *addition, was, is state.Root, h how) error {
 			a.members = append(a.members, memberRow(r.row.NID, k.StateKey, ev))
 		} else {
 			a.notMember = append(a.notMember, k.StateKey)
+		}
+		if r.s.IsLocal(id.UserID(k.StateKey)) {
+			r.owners = nil
 		}
 		r.countMember(id.UserID(k.StateKey).Homeserver(), before == "join", after == "join")
 		if !byItself {
@@ -457,6 +463,11 @@ func (a *addition) write(tx storage.Tx) error {
 	for _, v := range a.invites {
 		tx.DeleteInvite(v.User, v.RoomID)
 	}
+	if len(a.notifications) > 0 {
+		if err := tx.InsertNotifications(a.notifications); err != nil {
+			return err
+		}
+	}
 	if a.txn != nil {
 		tx.InsertTransaction(*a.txn)
 	}
@@ -497,17 +508,4 @@ func (s *Stored) row(notify bool) *storage.Event {
 		v.Ord = &ord
 	}
 	return v
-}
-
-// notifies says whether the default push rules notify of the event: an ordinary or an encrypted message.
-//
-// spec: c2s#default-underride-rules
-func notifies(ev *event.Event) bool {
-	switch ev.Type() {
-	case "m.room.message", "m.room.encrypted":
-		_, isState := ev.StateKey()
-		return !isState && gjson.GetBytes(ev.Content(), "msgtype").Str != "m.notice" &&
-			gjson.GetBytes(ev.Content(), `m\.relates_to.rel_type`).Str != "m.replace"
-	}
-	return false
 }

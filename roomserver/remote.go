@@ -348,6 +348,9 @@ func (s *Server) Invite(ctx context.Context, inv Invite) error {
 	key := string(inv.Target)
 	n := NewEvent{Room: inv.Room, Sender: inv.Sender, Type: "m.room.member", StateKey: &key, Content: content}
 	if s.IsLocal(inv.Target) {
+		if err := s.MayBeInvited(ctx, inv.Target); err != nil {
+			return err
+		}
 		return s.in(ctx, inv.Room, func(r *room) error {
 			if err := r.mustBeIn(inv.Sender); err != nil {
 				return err
@@ -471,6 +474,9 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 	}
 	if errs := s.verify(ctx, []*event.Event{ev}); errs[0] != nil {
 		return nil, chancery.Forbidden("the invite's signature does not hold").Because(errs[0])
+	}
+	if err := s.MayBeInvited(ctx, user); err != nil {
+		return nil, err
 	}
 	signed, err := ev.Sign(s.ServerName, s.KeyID, s.Key)
 	if err != nil {

@@ -34,6 +34,7 @@ type room struct {
 	version     *event.Version
 	array       *state.Array
 	create      *event.Event
+	owners      *ruleOwners // nil: to be read
 	exts        []*Stored
 	low, high   int64 // bounds of the history's order
 	slots       map[Key]int64
@@ -88,7 +89,7 @@ func (r *room) reset(row storage.Room, version *event.Version) {
 	r.cover = state.NewCover(roomPlaces{r})
 	r.broken.Store(nil)
 	r.known.Store(version)
-	r.create, r.newSlots = nil, nil
+	r.create, r.newSlots, r.owners = nil, nil, nil
 	r.doneMu.Lock()
 	r.done = nil
 	r.doneMu.Unlock()
@@ -169,6 +170,9 @@ func (r *room) settle() {
 		for _, add := range a.list {
 			r.array.Stored(add.nodes)
 			r.cover.Stored(add.places)
+			if len(add.members) > 0 {
+				r.owners = nil // they were read before these members were there
+			}
 			delete(r.pending, add.NID)
 			delete(r.pendingAuth, add.NID)
 			delete(r.pendingID, add.ID())

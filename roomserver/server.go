@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chancery"
@@ -41,6 +42,7 @@ type Server struct {
 	rooms  map[id.RoomID]*room
 	fills  *fills
 	shards ownership
+	rules  atomic.Int64 // counts changes of push rules
 }
 
 // New makes the engine. Run must be running for idle rooms to leave memory.

@@ -74,7 +74,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			undo()
 		}
 	}()
-	for _, step := range []func(context.Context) error{s.openData, s.openLog, s.makeComponents, s.own, s.listen} {
+	for _, step := range []func(context.Context) error{s.openData, s.openLog, s.makeComponents, s.follow, s.own, s.listen} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -159,6 +159,20 @@ func (s *server) openLog(ctx context.Context) (err error) {
 	return nil
 }
 
+// follow tells the components what this and other processes did, as far as they keep it in memory.
+func (s *server) follow(context.Context) error {
+	s.log.Tail().OnFacts(func(facts []storage.Fact) {
+		for _, f := range facts {
+			s.users.Heard(f)
+			s.rooms.Heard(f)
+			if f.Kind == sql.FactRedaction {
+				s.reader.Forget(f.Event)
+			}
+		}
+	})
+	return nil
+}
+
 // Memory for events and state nodes read from SQL.
 const readerBytes = 48 << 20
 
@@ -195,8 +209,9 @@ func (s *server) makeComponents(context.Context) (err error) {
 	}
 	s.media = media.New(media.Options{DB: s.db, Blobs: blobs, Peers: s.peer, ServerName: s.cfg.ServerName,
 		MaxBytes: int64(s.cfg.Media.MaxUpload), Log: s.Log.Named("media")})
-	s.outbox = federation.NewOutbox(federation.OutboxOptions{DB: s.db, Facts: s.log, Peer: s.peer, ServerName: s.cfg.ServerName, Log: s.Log.Named("outbox")})
-	s.fed = &federation.Server{Config: s.cfg, DB: s.db, Reader: s.reader, Rooms: s.rooms, Media: s.media, Keys: s.keys, Ring: ring,
+	s.outbox = federation.NewOutbox(federation.OutboxOptions{DB: s.db, Facts: s.log, Peer: s.peer, Users: s.users,
+		Presence: s.cfg.Presence.Enabled && s.cfg.Presence.Federate, ServerName: s.cfg.ServerName, Log: s.Log.Named("outbox")})
+	s.fed = &federation.Server{Config: s.cfg, DB: s.db, Reader: s.reader, Rooms: s.rooms, Users: s.users, Media: s.media, Keys: s.keys, Ring: ring,
 		Release: s.Release, Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("federation")}
 	s.client = &clientapi.Server{Config: s.cfg, DB: s.db, Reader: s.reader, Rooms: s.rooms, Users: s.users, Peer: s.peer,
 		NATS: s.nats.Conn(), Media: s.media, Sync: s.sync.Sync(), Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("clientapi")}
