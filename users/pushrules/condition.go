@@ -1,38 +1,70 @@
 package pushrules
 
 import (
+	"encoding/json"
 	"strconv"
 	"strings"
 
 	"github.com/tidwall/gjson"
 )
 
-// holds says whether a condition is true of an event. One that we do not know never is.
+// condition is a condition that was read once; every event asks it.
+type condition struct {
+	kind    string
+	key     string
+	path    []string
+	pattern gjson.Result
+	value   gjson.Result
+	is      string
+}
+
+func compile(conditions []json.RawMessage) []condition {
+	list := make([]condition, len(conditions))
+	for i, text := range conditions {
+		c := gjson.ParseBytes(text)
+		list[i] = condition{kind: c.Get("kind").Str, pattern: c.Get("pattern"), value: c.Get("value"), is: c.Get("is").Str}
+		if key := c.Get("key"); key.Type == gjson.String {
+			list[i].key, list[i].path = key.Str, splitPath(key.Str)
+		} else {
+			list[i].kind = keyless[list[i].kind]
+		}
+	}
+	return list
+}
+
+// keyless are the kinds that need no key; the others without one never hold.
+var keyless = map[string]string{"contains_display_name": "contains_display_name", "room_member_count": "room_member_count"}
+
+// holds says whether the condition is true of an event. One that we do not know never is.
 //
 // spec: c2s#conditions-1
-func holds(c gjson.Result, ev Event, p Place, displayname string) bool {
-	key := c.Get("key")
-	switch c.Get("kind").Str {
+func (c *condition) holds(ev Event, p Place, displayname string) bool {
+	switch c.kind {
 	case "event_match":
-		pattern := c.Get("pattern")
-		value, ok := property(ev, key.Str)
-		if !ok || pattern.Type != gjson.String || value.Type != gjson.String {
+		if c.pattern.Type != gjson.String {
 			return false
 		}
-		if key.Str == "content.body" {
-			return matchWords(pattern.Str, value.Str)
+		if c.key == "type" {
+			return matchAll(c.pattern.Str, ev.Type())
 		}
-		return matchAll(pattern.Str, value.Str)
+		value, ok := property(ev, c.path)
+		if !ok || value.Type != gjson.String {
+			return false
+		}
+		if c.key == "content.body" {
+			return matchWords(c.pattern.Str, value.Str)
+		}
+		return matchAll(c.pattern.Str, value.Str)
 	case "event_property_is":
-		value, ok := property(ev, key.Str)
-		return ok && same(value, c.Get("value"))
+		value, ok := property(ev, c.path)
+		return ok && same(value, c.value)
 	case "event_property_contains":
-		value, ok := property(ev, key.Str)
+		value, ok := property(ev, c.path)
 		if !ok || !value.IsArray() {
 			return false
 		}
 		for _, v := range value.Array() {
-			if same(v, c.Get("value")) {
+			if same(v, c.value) {
 				return true
 			}
 		}
@@ -41,9 +73,9 @@ func holds(c gjson.Result, ev Event, p Place, displayname string) bool {
 		body := gjson.GetBytes(ev.Content(), "body")
 		return displayname != "" && body.Type == gjson.String && matchLiteral(displayname, body.Str)
 	case "room_member_count":
-		return counts(c.Get("is").Str, p.Members)
+		return counts(c.is, p.Members)
 	case "sender_notification_permission":
-		return p.MayNotify != nil && key.Type == gjson.String && p.MayNotify(key.Str)
+		return p.MayNotify != nil && p.MayNotify(c.key)
 	}
 	return false
 }
@@ -89,8 +121,7 @@ func counts(is string, members int64) bool {
 }
 
 // property finds a value by its path in an event.
-func property(ev Event, path string) (gjson.Result, bool) {
-	keys := splitPath(path)
+func property(ev Event, keys []string) (gjson.Result, bool) {
 	var v gjson.Result
 	switch keys[0] {
 	case "content":

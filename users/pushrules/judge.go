@@ -3,6 +3,7 @@ package pushrules
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
@@ -54,6 +55,7 @@ var everybody = func() Ruleset {
 	all.Override = slices.DeleteFunc(all.Override, func(r Rule) bool {
 		return r.ID == ".m.rule.invite_for_me" || r.ID == ".m.rule.is_user_mention"
 	})
+	all.compile()
 	return all
 }()
 
@@ -71,12 +73,9 @@ func Named(ev Event, p Place) (users []id.UserID, all bool) {
 	if key, ok := ev.StateKey(); ok && ev.Type() == "m.room.member" {
 		users = append(users, id.UserID(key))
 	}
-	for _, v := range gjson.GetBytes(ev.Content(), `m\.mentions.user_ids`).Array() {
-		if v.Type == gjson.String && !slices.Contains(users, id.UserID(v.Str)) {
-			users = append(users, id.UserID(v.Str))
-		}
-	}
-	return users, false
+	users = append(users, mentioned(ev)...)
+	slices.Sort(users)
+	return slices.Compact(users), false
 }
 
 // Judge asks the rules of some members and gives the outcomes that are not the default one. The sender is
@@ -84,14 +83,14 @@ func Named(ev Event, p Place) (users []id.UserID, all bool) {
 //
 // spec: c2s#push-rules
 func Judge(ev Event, p Place, readers []Reader) []Notification {
-	usual := Default(ev, p)
+	usual := everybody.judge(ev, p, "", "")
 	var list []Notification
 	for _, r := range readers {
 		if r.User == ev.Sender() {
 			continue
 		}
-		is := For(ev, p, r)
-		if is.Notify != usual || is.Highlight {
+		is := judgeOne(ev, p, r, usual)
+		if is.Notify != usual.Notify || is.Highlight {
 			list = append(list, Notification{User: r.User, Notify: is.Notify, Highlight: is.Highlight})
 		}
 	}
@@ -100,13 +99,49 @@ func Judge(ev Event, p Place, readers []Reader) []Notification {
 
 // For says what an event means for one reader.
 func For(ev Event, p Place, r Reader) Outcome {
-	rules := r.Rules
-	if rules == nil {
-		own := defaultRules(r.User)
-		rules = &own
-	}
-	return rules.judge(ev, p, r.User, r.DisplayName)
+	return judgeOne(ev, p, r, everybody.judge(ev, p, "", ""))
 }
+
+// judgeOne is cheap for who has the default rules: an event may have thousands of readers.
+func judgeOne(ev Event, p Place, r Reader, usual Outcome) Outcome {
+	if r.Rules != nil {
+		return r.Rules.judge(ev, p, r.User, r.DisplayName)
+	}
+	switch {
+	case notice.holds(ev, p, ""):
+		return usual // before the rules that are about the reader
+	case ev.Type() == "m.room.member":
+		if key, ok := ev.StateKey(); ok && strings.EqualFold(key, string(r.User)) && invited.holds(ev, p, "") {
+			return outcome(raw(notify, sound))
+		}
+		return usual
+	}
+	if slices.Contains(mentioned(ev), r.User) {
+		return outcome(raw(notify, sound, highlight))
+	}
+	return usual
+}
+
+// mentioned lists whom an event mentions.
+//
+// spec: c2s#user-and-room-mentions
+func mentioned(ev Event) (users []id.UserID) {
+	list := gjson.GetBytes(ev.Content(), `m\.mentions.user_ids`)
+	if !list.IsArray() {
+		return nil
+	}
+	for _, v := range list.Array() {
+		if v.Type == gjson.String {
+			users = append(users, id.UserID(v.Str))
+		}
+	}
+	return users
+}
+
+var (
+	notice  = &compile(raw(match("content.msgtype", "m.notice")))[0]
+	invited = &compile(raw(match("content.membership", "invite")))[0]
+)
 
 // judge finds the first rule that matches.
 func (r *Ruleset) judge(ev Event, p Place, user id.UserID, displayname string) Outcome {
@@ -149,8 +184,12 @@ func (r *Rule) matches(kind Kind, ev Event, p Place, displayname string) bool {
 		body := gjson.GetBytes(ev.Content(), "body")
 		return r.Pattern != nil && body.Type == gjson.String && matchWords(*r.Pattern, body.Str)
 	}
-	for _, c := range r.Conditions {
-		if !holds(gjson.ParseBytes(c), ev, p, displayname) {
+	compiled := r.compiled
+	if compiled == nil {
+		compiled = compile(r.Conditions)
+	}
+	for i := range compiled {
+		if !compiled[i].holds(ev, p, displayname) {
 			return false
 		}
 	}

@@ -56,32 +56,38 @@ func TestDefaultRules(t *testing.T) {
 		want  Outcome
 		usual bool
 	}{
-		"a message":            {ev: message(`{"msgtype":"m.text","body":"x"}`), want: Outcome{Notify: true}, usual: true},
-		"an encrypted event":   {ev: said{typ: "m.room.encrypted"}, want: Outcome{Notify: true}, usual: true},
-		"in a room of two":     {ev: message(`{"body":"x"}`), place: Place{Members: 2}, want: Outcome{Notify: true}, usual: true},
-		"a notice":             {ev: message(`{"msgtype":"m.notice","body":"x"}`)},
-		"an edit":              {ev: message(`{"body":"x","m.relates_to":{"rel_type":"m.replace","event_id":"$x"}}`)},
-		"a reaction":           {ev: said{typ: "m.reaction"}},
-		"something unknown":    {ev: said{typ: "org.example.thing"}},
-		"a call":               {ev: said{typ: "m.call.invite"}, want: Outcome{Notify: true}, usual: true},
-		"a mention":            {ev: message(`{"m.mentions":{"user_ids":["@bob:test","@me:test"]}}`), want: Outcome{Notify: true, Highlight: true}, usual: true},
-		"a mention in a thing": {ev: said{typ: "org.thing", content: `{"m.mentions":{"user_ids":["@me:test"]}}`}, want: Outcome{Notify: true, Highlight: true}},
-		"another's mention":    {ev: said{typ: "org.thing", content: `{"m.mentions":{"user_ids":["@bob:test"]}}`}},
-		"nobody's mention":     {ev: said{typ: "org.thing", content: `{"m.mentions":{"user_ids":[""]}}`}},
-		"a mention in an edit": {ev: message(`{"m.mentions":{"user_ids":["@me:test"]},"m.relates_to":{"rel_type":"m.replace","event_id":"$x"}}`), want: Outcome{Notify: true, Highlight: true}},
-		"everybody, allowed":   {ev: message(`{"m.mentions":{"room":true}}`), place: mayAll, want: Outcome{Notify: true, Highlight: true}, usual: true},
-		"everybody, refused":   {ev: message(`{"m.mentions":{"room":true}}`), want: Outcome{Notify: true}, usual: true},
-		"everybody, no bool":   {ev: message(`{"m.mentions":{"room":"true"}}`), place: mayAll, want: Outcome{Notify: true}, usual: true},
-		"an invite for me":     {ev: said{typ: "m.room.member", key: key("@me:test"), content: `{"membership":"invite"}`}, want: Outcome{Notify: true}},
-		"another's invite":     {ev: said{typ: "m.room.member", key: key("@bob:test"), content: `{"membership":"invite"}`}},
-		"a tombstone":          {ev: said{typ: "m.room.tombstone", key: key("")}, want: Outcome{Notify: true, Highlight: true}, usual: true},
-		"no tombstone":         {ev: said{typ: "m.room.tombstone"}},
-		"an ACL":               {ev: said{typ: "m.room.server_acl", key: key("")}},
+		"a message":             {ev: message(`{"msgtype":"m.text","body":"x"}`), want: Outcome{Notify: true}, usual: true},
+		"an encrypted event":    {ev: said{typ: "m.room.encrypted"}, want: Outcome{Notify: true}, usual: true},
+		"in a room of two":      {ev: message(`{"body":"x"}`), place: Place{Members: 2}, want: Outcome{Notify: true}, usual: true},
+		"a notice":              {ev: message(`{"msgtype":"m.notice","body":"x"}`)},
+		"an edit":               {ev: message(`{"body":"x","m.relates_to":{"rel_type":"m.replace","event_id":"$x"}}`)},
+		"a reaction":            {ev: said{typ: "m.reaction"}},
+		"something unknown":     {ev: said{typ: "org.example.thing"}},
+		"a call":                {ev: said{typ: "m.call.invite"}, want: Outcome{Notify: true}, usual: true},
+		"a mention":             {ev: message(`{"m.mentions":{"user_ids":["@bob:test","@me:test"]}}`), want: Outcome{Notify: true, Highlight: true}, usual: true},
+		"a mention in a thing":  {ev: said{typ: "org.thing", content: `{"m.mentions":{"user_ids":["@me:test"]}}`}, want: Outcome{Notify: true, Highlight: true}},
+		"another's mention":     {ev: said{typ: "org.thing", content: `{"m.mentions":{"user_ids":["@bob:test"]}}`}},
+		"nobody's mention":      {ev: said{typ: "org.thing", content: `{"m.mentions":{"user_ids":[""]}}`}},
+		"a mention in an edit":  {ev: message(`{"m.mentions":{"user_ids":["@me:test"]},"m.relates_to":{"rel_type":"m.replace","event_id":"$x"}}`), want: Outcome{Notify: true, Highlight: true}},
+		"everybody, allowed":    {ev: message(`{"m.mentions":{"room":true}}`), place: mayAll, want: Outcome{Notify: true, Highlight: true}, usual: true},
+		"everybody, refused":    {ev: message(`{"m.mentions":{"room":true}}`), want: Outcome{Notify: true}, usual: true},
+		"everybody, no bool":    {ev: message(`{"m.mentions":{"room":"true"}}`), place: mayAll, want: Outcome{Notify: true}, usual: true},
+		"an invite for me":      {ev: said{typ: "m.room.member", key: key("@me:test"), content: `{"membership":"invite"}`}, want: Outcome{Notify: true}},
+		"a mention in a notice": {ev: message(`{"msgtype":"m.notice","m.mentions":{"user_ids":["@me:test"]}}`)},
+		"mentions of no form":   {ev: said{typ: "org.thing", content: `{"m.mentions":{"user_ids":"@me:test"}}`}},
+		"another's invite":      {ev: said{typ: "m.room.member", key: key("@bob:test"), content: `{"membership":"invite"}`}},
+		"a tombstone":           {ev: said{typ: "m.room.tombstone", key: key("")}, want: Outcome{Notify: true, Highlight: true}, usual: true},
+		"no tombstone":          {ev: said{typ: "m.room.tombstone"}},
+		"an ACL":                {ev: said{typ: "m.room.server_acl", key: key("")}},
 	} {
 		got := For(c.ev, c.place, Reader{User: "@me:test"})
 		got.Actions = nil
 		if got.Notify != c.want.Notify || got.Highlight != c.want.Highlight {
 			t.Errorf("%s: %+v, want %+v", what, got, c.want)
+		}
+		own := For(c.ev, c.place, Reader{User: "@me:test", Rules: new(Changes).Ruleset("@me:test")})
+		if own.Notify != got.Notify || own.Highlight != got.Highlight {
+			t.Errorf("%s: by the rules themselves %+v", what, own)
 		}
 		if got := Default(c.ev, c.place); got != c.usual {
 			t.Errorf("%s: by default %v, want %v", what, got, c.usual)

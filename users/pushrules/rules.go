@@ -34,6 +34,8 @@ type Rule struct {
 	Actions    []json.RawMessage `json:"actions"`
 	Conditions []json.RawMessage `json:"conditions,omitzero"`
 	Pattern    *string           `json:"pattern,omitempty"`
+
+	compiled []condition // nil: not yet
 }
 
 // Ruleset are all rules of a user, of each kind the most important first.
@@ -75,6 +77,16 @@ func (r *Ruleset) Find(kind Kind, ruleID string) (Rule, bool) {
 	return (*rules)[at], true
 }
 
+// compile reads all conditions, for a ruleset that is asked more than once.
+func (r *Ruleset) compile() {
+	for _, kind := range Kinds {
+		rules, _ := r.Of(kind)
+		for i := range *rules {
+			(*rules)[i].compiled = compile((*rules)[i].Conditions)
+		}
+	}
+}
+
 // Changes are how a user's rules differ from the default ones. Only this is kept, so that new default rules
 // reach everybody.
 type Changes struct {
@@ -97,7 +109,7 @@ func Parse(text json.RawMessage) (*Changes, error) {
 	return c, json.Unmarshal(text, c)
 }
 
-// Rulesets of a user: the user's own rules go before the default ones, but for the master rule.
+// Ruleset gives all rules of a user: the user's own rules go before the default ones, but for the master rule.
 //
 // spec: c2s#predefined-rules
 func (c *Changes) Ruleset(user id.UserID) *Ruleset {
@@ -119,6 +131,7 @@ func (c *Changes) Ruleset(user id.UserID) *Ruleset {
 			*rules = []Rule{}
 		}
 	}
+	all.compile()
 	return &all
 }
 
