@@ -178,7 +178,10 @@ func (a *answer) format(room storage.Room, events []*roomserver.Stored, brief bo
 	if a.q.filter.Format == "federation" {
 		out := make([]json.RawMessage, len(events))
 		for i, ev := range events {
-			out[i] = ev.JSON()
+			w := &writer{}
+			w.string("event_id", string(ev.ID())) // in no event of today's room versions, and wanted by the schema
+			w.b = append(append(w.b, ','), ev.JSON()[1:len(ev.JSON())-1]...)
+			out[i] = w.object()
 		}
 		return out, nil
 	}

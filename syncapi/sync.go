@@ -60,6 +60,7 @@ func (s *Server) sync(ctx context.Context, in *syncIn) (*json.RawMessage, error)
 	}
 	late := time.NewTimer(timeout)
 	defer late.Stop()
+	s.watch.catchUp(ctx)
 	for over := timeout == 0; ; {
 		something, end, changed := s.watch.news(listener, q)
 		if something {

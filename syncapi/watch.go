@@ -23,8 +23,9 @@ type watch struct {
 	inMu sync.Mutex // guards in; a leaf
 	in   []sql.Fact
 
-	mu    sync.Mutex // guards what follows, and the fields of listeners
-	end   int64      // listeners know of all facts up to here
+	mu    sync.Mutex    // guards what follows, and the fields of listeners
+	end   int64         // listeners know of all facts up to here
+	moved chan struct{} // closed when end moves
 	users map[string]*listener
 	rooms map[int64]map[*listener]struct{} // who hears of a room
 }
@@ -52,14 +53,17 @@ type listener struct {
 // device is what is known of a device that syncs.
 type device struct {
 	keys *storage.KeyCounts // nil: to be counted
-	more bool               // to-device messages wait of which no fact tells
+	// Up to where the latest answer gave to-device messages, and whether there were more. A token with
+	// another number is of an answer that may have been lost: no fact above it tells what it had.
+	given int64
+	more  bool
 }
 
 // A listener without a poll is forgotten after this time; the next sync of its user asks SQL once.
 const idleAfter = 15 * time.Minute
 
 func newWatch(s *Server) *watch {
-	w := &watch{s: s, heard: make(chan struct{}, 1), users: map[string]*listener{}, rooms: map[int64]map[*listener]struct{}{}}
+	w := &watch{s: s, heard: make(chan struct{}, 1), moved: make(chan struct{}), users: map[string]*listener{}, rooms: map[int64]map[*listener]struct{}{}}
 	w.stop = s.Tail.OnFacts(w.hear)
 	w.end = s.Tail.End()
 	return w
@@ -106,10 +110,39 @@ func (w *watch) follow(ctx context.Context) {
 		w.tell(&facts[i], shared, woken)
 	}
 	w.end = max(w.end, facts[len(facts)-1].Pos)
+	close(w.moved)
+	w.moved = make(chan struct{})
 	for l := range woken {
 		l.stir()
 	}
 }
+
+// catchUp waits until the listeners know of what this process has committed: the log may be some
+// milliseconds behind, and who has just sent something must not be told that nothing happened.
+func (w *watch) catchUp(ctx context.Context) {
+	seen := w.s.DB.Seen()
+	late := time.NewTimer(catchUpFor)
+	defer late.Stop()
+	for {
+		w.mu.Lock()
+		end, moved := w.end, w.moved
+		w.mu.Unlock()
+		if end >= seen {
+			return
+		}
+		select {
+		case <-moved:
+		case <-late.C:
+			return
+		case <-w.s.stopped:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+const catchUpFor = 200 * time.Millisecond
 
 func (l *listener) stir() {
 	close(l.wake)
@@ -275,7 +308,7 @@ func (w *watch) news(l *listener, q *query) (something bool, end int64, changed 
 	defer w.mu.Unlock()
 	since := &q.since
 	something = !q.incremental || q.full || since.Pos < l.from || l.last > since.Pos || since.Process != w.s.process || l.present > since.Presence
-	if d := l.devices[q.device]; d == nil || d.more {
+	if d := l.devices[q.device]; d == nil || d.more || d.given != since.ToDevice {
 		something = true
 	}
 	for _, at := range l.typed {
@@ -294,7 +327,7 @@ func (w *watch) told(l *listener, of id.DeviceID, since, pos int64, n *pending) 
 		d = &device{}
 		l.devices[of] = d
 	}
-	d.more = n.more
+	d.given, d.more = n.toDevice, n.more
 	changed := max(l.keysAt[of], l.keysAt[""])
 	if changed <= pos {
 		d.keys = n.keys

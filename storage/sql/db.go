@@ -137,6 +137,10 @@ func (db *DB) Close() error {
 	return nil
 }
 
+// Seen is the highest position that this process knows to be committed: not below any write that it
+// has told to have happened.
+func (db *DB) Seen() int64 { return db.seen.Load() }
+
 // OnPostgreSQL says which engine this is, for the few true differences.
 func (db *DB) OnPostgreSQL() bool {
 	_, ok := db.engine.(*postgresEngine)
