@@ -74,6 +74,9 @@ func (a *API) CreateRoom(ctx context.Context, in *CreateRoomIn) (*RoomIDOut, err
 	if err != nil {
 		return nil, err
 	}
+	if err := a.Rooms.MayBeInvited(ctx, n.Invite...); err != nil {
+		return nil, err
+	}
 	creation, err := creationContent(n, version, in.Caller.User, p)
 	if err != nil {
 		return nil, err

@@ -8,21 +8,17 @@ import (
 // Whatever the heights of the arrays, asking for many at once is asking for each.
 func TestGetEachIsGetOfEach(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	src := &memory{nodes: map[int64][]byte{}}
-	var next int64
-	a := NewArray(1, src, NewCache(1<<20), func() int64 { next++; return next })
+	src := newShelf()
+	a := src.open()
 	roots := []Root{0}
 	for range 200 {
 		changes := map[int64]int64{}
-		for range 1 + r.IntN(3) {
+		for range 1 + r.IntN(30) {
 			slot := r.Int64N(1 << (6 * (1 + r.IntN(3))))
 			changes[slot] = r.Int64N(1000)
 		}
-		root, err := a.Set(roots[r.IntN(len(roots))], changes)
-		if err != nil {
-			t.Fatal(err)
-		}
-		roots = append(roots, root)
+		roots = append(roots, mustSet(t, a, roots[r.IntN(len(roots))], changes))
+		src.store(a)
 	}
 	var asked []Lookup
 	for range 5000 {
@@ -33,9 +29,13 @@ func TestGetEachIsGetOfEach(t *testing.T) {
 			asked = append(asked, Lookup{root, slot})
 		}
 	}
+	a, src.calls = src.open(), 0
 	got, err := a.GetEach(asked)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if src.calls > 8 {
+		t.Errorf("%d questions asked storage %d times", len(asked), src.calls)
 	}
 	filled := 0
 	for i, l := range asked {
