@@ -81,11 +81,12 @@ func (d *destination) forget() { d.queue, d.behind = nil, true }
 
 // kick sees to it that somebody works for the destination; o.mu is held.
 func (o *Outbox) kick(d *destination) {
-	if d.working || o.ctx == nil || o.ctx.Err() != nil {
+	ctx := o.ctx
+	if d.working || ctx == nil || ctx.Err() != nil {
 		return
 	}
 	d.working = true
-	o.running.Go(func() { o.work(o.ctx, d) })
+	o.running.Go(func() { o.work(ctx, d) })
 }
 
 // work sends what there is for a destination, one transaction after the other.

@@ -30,6 +30,7 @@ import (
 	"chancery/storage/sql"
 	"chancery/storage/sql/sqltest"
 	"chancery/test/conformance"
+	"chancery/users"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
@@ -88,6 +89,7 @@ type node struct {
 
 	db     *storage.DB
 	rooms  *roomserver.Server
+	users  *users.Server
 	reader *roomserver.Reader
 	fed    *federation.Server
 	outbox *federation.Outbox
@@ -165,11 +167,13 @@ func (n *node) start(l net.Listener) {
 	n.rooms = roomserver.New(roomserver.Options{DB: n.db, Reader: n.reader, ServerName: n.name, KeyID: n.keys.Key().ID, Key: n.keys.Key().Private,
 		Peer: n.peer, Keys: n.ring, DefaultVersion: "12", Log: log})
 	fatal(n.rooms.Own(ctx, "test"))
-	n.outbox = federation.NewOutbox(federation.OutboxOptions{DB: n.db, Facts: facts, Peer: n.peer, ServerName: n.name, Log: log})
-	outbox.Store(n.outbox)
 	cfg := config.Default()
-	cfg.ServerName = n.name
-	n.fed = &federation.Server{Config: cfg, DB: n.db, Reader: n.reader, Rooms: n.rooms, Keys: n.keys, Ring: n.ring, Log: log}
+	cfg.ServerName, cfg.Presence.Federate, cfg.Directory.Public = n.name, true, true
+	n.users = users.New(users.Options{Config: cfg, DB: n.db, ServerName: n.name, Log: log, Peer: n.peer, NATS: nats.Conn()})
+	n.outbox = federation.NewOutbox(federation.OutboxOptions{DB: n.db, Facts: facts, Peer: n.peer, Users: n.users, Presence: true,
+		ServerName: n.name, Log: log})
+	outbox.Store(n.outbox)
+	n.fed = &federation.Server{Config: cfg, DB: n.db, Reader: n.reader, Rooms: n.rooms, Users: n.users, Keys: n.keys, Ring: n.ring, Log: log}
 	check := conformance.Middleware(t, conformance.Load(t, "server-server"), n.fed.Routes(), nil)
 	handler := check(n.fed.Handler())
 	srv := &http.Server{ErrorLog: stdlog.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -186,6 +190,7 @@ func (n *node) start(l net.Listener) {
 	var g errgroup.Group
 	g.Go(func() error { return n.outbox.Run(ctx) })
 	g.Go(func() error { return n.rooms.Run(ctx) })
+	g.Go(func() error { return n.users.Run(ctx) })
 	n.stop = func() {
 		srv.Close()
 		cancel()
@@ -226,7 +231,9 @@ func content(v any) json.RawMessage {
 }
 
 // room makes a room of version 12 with further state beside its power levels.
-func (n *node) room(creator id.UserID, state map[string]any) id.RoomID { return n.roomOf("12", creator, state) }
+func (n *node) room(creator id.UserID, state map[string]any) id.RoomID {
+	return n.roomOf("12", creator, state)
+}
 
 func (n *node) roomOf(version string, creator id.UserID, state map[string]any) id.RoomID {
 	n.t.Helper()

@@ -13,6 +13,7 @@ import (
 	"chancery/storage"
 	"chancery/storage/eventlog"
 	"chancery/storage/sql"
+	"chancery/users"
 
 	"go.uber.org/zap"
 )
@@ -21,7 +22,9 @@ import (
 type OutboxOptions struct {
 	DB         *storage.DB
 	Facts      *eventlog.Log
-	Peer       *peer.Client // its Options.Changed tells BackoffChanged
+	Peer       *peer.Client  // its Options.Changed tells BackoffChanged
+	Users      *users.Server // who types and who is there, and who fetches device lists; nil tells only what is stored
+	Presence   bool          // tell presence too
 	ServerName string
 	Log        *zap.Logger
 }
@@ -34,11 +37,12 @@ type OutboxOptions struct {
 type Outbox struct {
 	OutboxOptions
 
-	mu      sync.Mutex // guards what follows and every destination; never held while waiting
-	pos     int64      // all facts up to here were looked at
-	all     map[string]*destination
-	backoff map[string]peer.Destination // servers that fail, or that asked us to wait
-	ctx     context.Context             // of Run, for the goroutines of destinations
+	mu       sync.Mutex // guards what follows and every destination; never held while waiting
+	pos      int64      // all facts up to here were looked at
+	all      map[string]*destination
+	backoff  map[string]peer.Destination // servers that fail, or that asked us to wait
+	receipts []readReceipt               // to be told
+	ctx      context.Context             // of Run, for the goroutines of destinations
 
 	cursor int64                          // as stored; of flush alone
 	stored map[string]storage.Destination // rows as stored; of flush alone
@@ -87,8 +91,12 @@ func (o *Outbox) Run(ctx context.Context) error {
 	}
 	flushed := make(chan error, 1)
 	go func() { flushed <- o.keepFlushing(ctx, cancel) }()
-	err := o.Facts.Read(ctx, outboxName, o.pos, o.take)
+	o.running.Go(func() { o.keepTelling(ctx) })
+	err := o.Facts.Read(ctx, outboxName, o.cursor, o.take)
 	cancel()
+	o.mu.Lock()
+	o.ctx = nil // nothing new begins
+	o.mu.Unlock()
 	o.running.Wait()
 	if flushErr := <-flushed; flushErr != nil {
 		return flushErr
@@ -165,6 +173,8 @@ func (o *Outbox) take(ctx context.Context, facts []storage.Fact) error {
 			d := o.destination(f.Extra)
 			d.kept = true
 			o.kick(d)
+		case f.Kind == sql.FactReceipt:
+			o.noteReceipt(f)
 		case f.Kind == sql.FactRedaction:
 			o.bodies.drop(f.Event)
 		case owns[i] != nil:
@@ -248,6 +258,13 @@ func (own *ownEvent) servers(set []string) []string {
 func (o *Outbox) BackoffChanged(d peer.Destination) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if ctx := o.ctx; ctx != nil && o.Users != nil && d.Failures == 0 && o.backoff[d.Server].Failures > 0 {
+		o.running.Go(func() {
+			if err := o.Users.ServerIsBack(ctx, d.Server); err != nil && ctx.Err() == nil {
+				o.Log.Warn("device lists of a server that is back could not be asked for", zap.String("server", d.Server), zap.Error(err))
+			}
+		})
+	}
 	if d.Failures == 0 && !time.Now().Before(d.RetryAt) {
 		delete(o.backoff, d.Server)
 	} else {
@@ -344,18 +361,29 @@ func (o *Outbox) flush(ctx context.Context) error {
 	return nil
 }
 
-// keptFor is how long what a server did not fetch is kept.
-const keptFor = 30 * 24 * time.Hour
+const (
+	keptFor         = 30 * 24 * time.Hour // what a server did not fetch
+	transactionsFor = 24 * time.Hour      // our answers; a repetition after that brings what is known by its own ID
+	trimPiece       = 500
+)
 
+// trim deletes in pieces what is too old to be of use.
 func (o *Outbox) trim(ctx context.Context) {
-	for n := int64(1); n > 0; {
-		err := o.DB.Write(ctx, nil, func(tx storage.Tx) (err error) {
-			n, err = tx.TrimEDUs(time.Now().Add(-keptFor), 500)
-			return err
-		})
-		if err != nil {
-			o.Log.Warn("old messages for other servers could not be deleted", zap.Error(err))
-			return
+	for _, piece := range []func(storage.Tx) (int64, error){
+		func(tx storage.Tx) (int64, error) { return tx.TrimEDUs(time.Now().Add(-keptFor), trimPiece) },
+		func(tx storage.Tx) (int64, error) {
+			return tx.TrimReceivedTransactions(time.Now().Add(-transactionsFor).UnixMilli(), trimPiece)
+		},
+	} {
+		for n := int64(1); n > 0; {
+			err := o.DB.Write(ctx, nil, func(tx storage.Tx) (err error) {
+				n, err = piece(tx)
+				return err
+			})
+			if err != nil {
+				o.Log.Warn("what is too old could not be deleted", zap.Error(err))
+				return
+			}
 		}
 	}
 }

@@ -55,17 +55,17 @@ func (s *Server) Routes() []endpoint.Route {
 		s2s("backfillRoom", "GET", "/_matrix/federation/v1/backfill/{roomId}", signed, unlimited, endpoint.Handle(s.backfill)),
 		s2s("getMissingPreviousEvents", "POST", "/_matrix/federation/v1/get_missing_events/{roomId}", signed, unlimited, endpoint.Handle(s.missingEvents)),
 		s2s("getSpaceHierarchy", "GET", "/_matrix/federation/v1/hierarchy/{roomId}", signed, unlimited, planned),
-		s2s("getPublicRooms", "GET", "/_matrix/federation/v1/publicRooms", signed, unlimited, planned),
-		s2s("queryPublicRooms", "POST", "/_matrix/federation/v1/publicRooms", signed, unlimited, planned),
+		s2s("getPublicRooms", "GET", "/_matrix/federation/v1/publicRooms", signed, unlimited, endpoint.Handle(s.publicRooms)),
+		s2s("queryPublicRooms", "POST", "/_matrix/federation/v1/publicRooms", signed, unlimited, endpoint.Handle(s.queryPublicRooms)),
 
 		// questions about users
-		s2s("queryInfo", "GET", "/_matrix/federation/v1/query/{queryType}", signed, unlimited, planned),
-		s2s("queryRoomDirectory", "GET", "/_matrix/federation/v1/query/directory", signed, unlimited, planned),
-		s2s("queryProfile", "GET", "/_matrix/federation/v1/query/profile", signed, unlimited, planned),
-		s2s("getUserDevices", "GET", "/_matrix/federation/v1/user/devices/{userId}", signed, unlimited, planned),
-		s2s("claimUserEncryptionKeys", "POST", "/_matrix/federation/v1/user/keys/claim", signed, unlimited, planned),
-		s2s("queryUserEncryptionKeys", "POST", "/_matrix/federation/v1/user/keys/query", signed, unlimited, planned),
-		s2s("exchangeOpenIdToken", "GET", "/_matrix/federation/v1/openid/userinfo", none, unlimited, planned),
+		s2s("queryInfo", "GET", "/_matrix/federation/v1/query/{queryType}", signed, unlimited, endpoint.Handle(s.info)),
+		s2s("queryRoomDirectory", "GET", "/_matrix/federation/v1/query/directory", signed, unlimited, endpoint.Handle(s.directory)),
+		s2s("queryProfile", "GET", "/_matrix/federation/v1/query/profile", signed, unlimited, endpoint.Handle(s.profile)),
+		s2s("getUserDevices", "GET", "/_matrix/federation/v1/user/devices/{userId}", signed, unlimited, endpoint.Handle(s.userDevices)),
+		s2s("claimUserEncryptionKeys", "POST", "/_matrix/federation/v1/user/keys/claim", signed, unlimited, endpoint.Handle(s.keysClaim)),
+		s2s("queryUserEncryptionKeys", "POST", "/_matrix/federation/v1/user/keys/query", signed, unlimited, endpoint.Handle(s.userKeys)),
+		s2s("exchangeOpenIdToken", "GET", "/_matrix/federation/v1/openid/userinfo", none, unlimited, endpoint.Handle(s.openID)),
 
 		// media
 		s2s("getContent", "GET", "/_matrix/federation/v1/media/download/{mediaId}", signed, unlimited, endpoint.Raw(s.mediaDownload), endpoint.LongPoll()),

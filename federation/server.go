@@ -16,6 +16,7 @@ import (
 	"chancery/media"
 	"chancery/roomserver"
 	"chancery/storage"
+	"chancery/users"
 )
 
 // Server answers the server-server API.
@@ -24,6 +25,7 @@ type Server struct {
 	DB      *storage.DB
 	Reader  *roomserver.Reader
 	Rooms   *roomserver.Server
+	Users   *users.Server
 	Media   *media.Server
 	Keys    *peer.Keys             // our own
 	Ring    *peer.KeyRing          // those of others

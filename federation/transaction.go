@@ -163,22 +163,3 @@ func reason(err error) string {
 	}
 	return chancery.As(err).Message
 }
-
-// transactionsKept is how long a repetition is known; a server that was down longer sends what we have already,
-// and events and messages are known by their own IDs.
-const transactionsKept = 24 * time.Hour
-
-// trimTransactions forgets old answers, in pieces.
-func (s *Server) trimTransactions(ctx context.Context) error {
-	before := time.Now().Add(-transactionsKept).UnixMilli()
-	for {
-		var n int64
-		err := s.DB.Write(ctx, nil, func(tx storage.Tx) (err error) {
-			n, err = tx.TrimReceivedTransactions(before, 500)
-			return err
-		})
-		if err != nil || n == 0 {
-			return err
-		}
-	}
-}
