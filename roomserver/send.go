@@ -146,6 +146,13 @@ func refused(err error) error {
 //
 // spec: c2s#redactions
 func (r *room) checkRedacts(n NewEvent) error {
+	// Who is not in the room learns nothing of its events.
+	self := Key{"m.room.member", string(n.Sender)}
+	if found, err := r.stateAt(state.Root(r.row.Root), []Key{self}); err != nil {
+		return err
+	} else if ev := (authState{found}).Get(self.Type, self.StateKey); ev == nil || ev.Membership() != "join" {
+		return chancery.Forbidden("you are not in this room")
+	}
 	found, err := r.eventsByID([]id.EventID{n.Redacts})
 	if err != nil {
 		return err
