@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"chancery/roomserver"
 	"chancery/storage"
 	"chancery/storage/sql"
 	"chancery/users"
@@ -415,6 +416,12 @@ func TestHighlightsAreCounted(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.wantUnread(bob, room, "main 2/1")
+		// What was said is taken back.
+		if _, err := h.rooms.Send(t.Context(), roomserver.NewEvent{Room: room, Sender: alice, Type: "m.room.redaction",
+			Content: json.RawMessage(`{"redacts":"` + string(said) + `"}`), Redacts: said}); err != nil {
+			t.Fatal(err)
+		}
+		h.wantUnread(bob, room, "main 1/0")
 		h.want(bob, "PUT", v3+"/pushrules/global/content/tea", `{"actions":["notify"],"pattern":"tea"}`, 200, `{}`)
 		h.read(func(tx storage.Tx) error {
 			row, _, err := tx.Room(string(room))

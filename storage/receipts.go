@@ -96,7 +96,7 @@ func (tx Tx) UnreadCounts(user string, rooms []int64, ignored []string) ([]Unrea
 					WHERE r.user_id = $1 AND r.room = ANY($2) AND r.thread = '' AND r.type IN ('m.read', 'm.read.private')
 			) x GROUP BY room
 		), seen AS (
-			SELECT e.room, e.ord, e.sender, e.notify, COALESCE(t.target, 'main') AS thread
+			SELECT e.room, e.ord, e.sender, e.notify, e.redacted_by, COALESCE(t.target, 'main') AS thread
 			FROM base b JOIN events e ON e.room = b.room AND e.ord > b.ord
 			LEFT JOIN relations t ON t.event = e.nid AND t.rel_type = 'm.thread'
 			WHERE e.status = 0
@@ -112,6 +112,7 @@ func (tx Tx) UnreadCounts(user string, rooms []int64, ignored []string) ([]Unrea
 		FROM seen s
 		LEFT JOIN marks k ON k.room = s.room AND k.thread = s.thread
 		LEFT JOIN notifications n ON n.user_id = $1 AND n.room = s.room AND n.ord = s.ord
-		WHERE s.sender <> $1 AND COALESCE(n.notify, s.notify) AND s.ord > COALESCE(k.ord, 0) AND s.sender <> ALL($3)
+		WHERE s.sender <> $1 AND COALESCE(n.notify, s.notify) AND s.redacted_by = ''
+			AND s.ord > COALESCE(k.ord, 0) AND s.sender <> ALL($3)
 		GROUP BY s.room, s.thread`, sql.Text(user), rooms, escaped(ignored))
 }

@@ -24,16 +24,16 @@ const (
 func (s *Server) Profile(ctx context.Context, user id.UserID) (map[string]json.RawMessage, error) {
 	fields := map[string]json.RawMessage{}
 	err := s.DB.Read(ctx, func(tx storage.Tx) error {
-		row, ok, err := tx.Profile(string(user))
+		account, ok, err := tx.Account(string(user))
 		if err != nil {
 			return err
 		}
-		if ok {
-			return json.Unmarshal(row.Fields, &fields)
+		if !ok || account.Deactivated {
+			return chancery.NotFound("there is no such user")
 		}
-		account, ok, err := tx.Account(string(user))
-		if err == nil && (!ok || account.Deactivated) {
-			err = chancery.NotFound("there is no such user")
+		row, ok, err := tx.Profile(string(user))
+		if err == nil && ok {
+			err = json.Unmarshal(row.Fields, &fields)
 		}
 		return err
 	})

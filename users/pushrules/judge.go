@@ -2,6 +2,7 @@ package pushrules
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 
@@ -73,9 +74,9 @@ func Named(ev Event, p Place) (users []id.UserID, all bool) {
 	if key, ok := ev.StateKey(); ok && ev.Type() == "m.room.member" {
 		users = append(users, id.UserID(key))
 	}
-	users = append(users, mentioned(ev)...)
+	users = slices.AppendSeq(users, maps.Keys(mentioned(ev)))
 	slices.Sort(users)
-	return slices.Compact(users), false
+	return slices.Compact(users), false // the member may be mentioned too
 }
 
 // Judge asks the rules of some members and gives the outcomes that are not the default one. The sender is
@@ -84,12 +85,13 @@ func Named(ev Event, p Place) (users []id.UserID, all bool) {
 // spec: c2s#push-rules
 func Judge(ev Event, p Place, readers []Reader) []Notification {
 	usual := everybody.judge(ev, p, "", "")
+	named := mentioned(ev)
 	var list []Notification
 	for _, r := range readers {
 		if r.User == ev.Sender() {
 			continue
 		}
-		is := judgeOne(ev, p, r, usual)
+		is := judgeOne(ev, p, r, usual, named)
 		if is.Notify != usual.Notify || is.Highlight {
 			list = append(list, Notification{User: r.User, Notify: is.Notify, Highlight: is.Highlight})
 		}
@@ -99,11 +101,11 @@ func Judge(ev Event, p Place, readers []Reader) []Notification {
 
 // For says what an event means for one reader.
 func For(ev Event, p Place, r Reader) Outcome {
-	return judgeOne(ev, p, r, everybody.judge(ev, p, "", ""))
+	return judgeOne(ev, p, r, everybody.judge(ev, p, "", ""), mentioned(ev))
 }
 
 // judgeOne is cheap for who has the default rules: an event may have thousands of readers.
-func judgeOne(ev Event, p Place, r Reader, usual Outcome) Outcome {
+func judgeOne(ev Event, p Place, r Reader, usual Outcome, named map[id.UserID]bool) Outcome {
 	if r.Rules != nil {
 		return r.Rules.judge(ev, p, r.User, r.DisplayName)
 	}
@@ -116,7 +118,7 @@ func judgeOne(ev Event, p Place, r Reader, usual Outcome) Outcome {
 		}
 		return usual
 	}
-	if slices.Contains(mentioned(ev), r.User) {
+	if named[r.User] {
 		return outcome(raw(notify, sound, highlight))
 	}
 	return usual
@@ -125,14 +127,15 @@ func judgeOne(ev Event, p Place, r Reader, usual Outcome) Outcome {
 // mentioned lists whom an event mentions.
 //
 // spec: c2s#user-and-room-mentions
-func mentioned(ev Event) (users []id.UserID) {
+func mentioned(ev Event) map[id.UserID]bool {
 	list := gjson.GetBytes(ev.Content(), `m\.mentions.user_ids`)
 	if !list.IsArray() {
 		return nil
 	}
+	users := map[id.UserID]bool{}
 	for _, v := range list.Array() {
 		if v.Type == gjson.String {
-			users = append(users, id.UserID(v.Str))
+			users[id.UserID(v.Str)] = true
 		}
 	}
 	return users
