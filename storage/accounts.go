@@ -60,4 +60,7 @@ func (tx Tx) EraseAccount(user string) {
 	tx.Exec(`DELETE FROM push_rules WHERE user_id = $1`, u)
 	tx.Exec(`DELETE FROM filters WHERE user_id = $1`, u)
 	tx.Exec(`DELETE FROM pushers WHERE user_id = $1`, u)
+	tx.Exec(`DELETE FROM key_backup_sessions WHERE user_id = $1`, u)
+	tx.Exec(`DELETE FROM key_backups WHERE user_id = $1`, u)
+	tx.Exec(`DELETE FROM cross_signing_keys WHERE user_id = $1`, u)
 }

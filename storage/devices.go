@@ -63,6 +63,7 @@ func (tx Tx) SeeDevice(v Device) {
 func (tx Tx) DeleteDevice(user, device string) (ok bool, err error) {
 	tx.DeleteTokens(user, device)
 	tx.DeletePushers(user, device)
+	tx.DeleteDeviceKeys(user, device)
 	n, err := tx.ExecRows(`DELETE FROM devices WHERE user_id = $1 AND device_id = $2`, sql.Text(user), sql.Text(device))
 	return n > 0, err
 }

@@ -72,6 +72,12 @@ func (tx Tx) DeleteTokens(user, device string) {
 	tx.Exec(`DELETE FROM refresh_tokens WHERE user_id = $1 AND device_id = $2`, sql.Text(user), sql.Text(device))
 }
 
+// DeleteTokensOfOthers ends all tokens of a user's devices but one.
+func (tx Tx) DeleteTokensOfOthers(user, device string) {
+	tx.Exec(`DELETE FROM access_tokens WHERE user_id = $1 AND device_id <> $2`, sql.Text(user), sql.Text(device))
+	tx.Exec(`DELETE FROM refresh_tokens WHERE user_id = $1 AND device_id <> $2`, sql.Text(user), sql.Text(device))
+}
+
 // InsertLoginToken keeps a token for one login.
 func (tx Tx) InsertLoginToken(hash, user string, expires int64) {
 	tx.Exec(`INSERT INTO login_tokens (hash, user_id, expires) VALUES ($1, $2, $3)`, hash, sql.Text(user), expires)

@@ -236,6 +236,17 @@ func (s *Server) signIn(tx storage.Tx, user id.UserID, d NewDevice, tokens Token
 	case row.Locked:
 		return errLocked
 	}
+	if d.ID != "" {
+		keys, err := tx.CrossSigningKeys([]string{row.User})
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			if k.Public == string(d.ID) {
+				return chancery.Forbidden("this device ID is the ID of a cross-signing key")
+			}
+		}
+	}
 	return openDevice(tx, user, d, tokens)
 }
 
@@ -285,15 +296,23 @@ func (s *Server) SetPassword(ctx context.Context, user id.UserID, password strin
 	if err != nil {
 		return err
 	}
-	return s.changeAccount(ctx, user, func(tx storage.Tx, row *storage.Account) error {
+	err = s.changeAccount(ctx, user, func(tx storage.Tx, row *storage.Account) error {
 		row.Password = hash
 		// A token that was made under the old password opens a device as well as it.
 		tx.DeleteShortTokens(row.User)
 		if logout {
-			return deleteAllDevices(tx, user, keep)
+			tx.DeleteTokensOfOthers(row.User, string(keep))
 		}
 		return nil
 	})
+	if err != nil || !logout {
+		return err
+	}
+	if err := s.deleteOtherDevices(ctx, user, keep); err != nil {
+		// The password is another and the sessions are over: that is no failure to tell.
+		s.Log.Warn("a user's other devices are not all removed", zap.Stringer("user", user), zap.Error(err))
+	}
+	return nil
 }
 
 // Deactivate ends an account: nobody can sign in again and its name is never given again.
@@ -309,12 +328,16 @@ func (s *Server) Deactivate(ctx context.Context, user id.UserID, erase bool) err
 		if erase {
 			tx.EraseAccount(row.User)
 		}
-		return deleteAllDevices(tx, user, "")
+		tx.DeleteTokensOfOthers(row.User, "")
+		return nil
 	})
 	if err != nil {
 		return err
 	}
 	s.Log.Info("account deactivated", zap.Stringer("user", user), zap.Bool("erase", erase))
+	if err := s.deleteOtherDevices(ctx, user, ""); err != nil {
+		s.Log.Warn("a deactivated user's devices are not all removed yet", zap.Stringer("user", user), zap.Error(err)) // Run will
+	}
 	select {
 	case s.leave <- struct{}{}:
 	default: // it is to look anyway

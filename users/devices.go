@@ -124,25 +124,50 @@ func (s *Server) RenameDevice(ctx context.Context, user id.UserID, device id.Dev
 	})
 }
 
+// One transaction removes so many devices: each takes a dozen statements, and peers are told of each.
+const devicePiece = 50
+
 // DeleteDevices removes devices with their tokens, keys and messages; what is not there is
 // removed already.
 //
 // spec: c2s/deleteDevices
 func (s *Server) DeleteDevices(ctx context.Context, user id.UserID, devices []id.DeviceID) error {
-	return s.change(ctx, user, func(tx storage.Tx) error {
-		var gone []id.DeviceID
-		for _, d := range devices {
-			ok, err := tx.DeleteDevice(string(user), string(d))
-			if err != nil {
-				return err
+	for piece := range slices.Chunk(devices, devicePiece) {
+		err := s.change(ctx, user, func(tx storage.Tx) error {
+			var gone []id.DeviceID
+			for _, d := range piece {
+				ok, err := tx.DeleteDevice(string(user), string(d))
+				if err != nil {
+					return err
+				}
+				if ok {
+					gone = append(gone, d)
+				}
 			}
-			if ok {
-				gone = append(gone, d)
+			if len(gone) > 0 {
+				deviceListChanged(tx, user, gone...)
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		if len(gone) > 0 {
-			deviceListChanged(tx, user, gone...)
+	}
+	return nil
+}
+
+// deleteOtherDevices removes all devices of a user but one. Their tokens were ended before, in
+// one piece.
+func (s *Server) deleteOtherDevices(ctx context.Context, user id.UserID, but id.DeviceID) error {
+	rows, err := s.Devices(ctx, user)
+	if err != nil {
+		return err
+	}
+	var others []id.DeviceID
+	for _, d := range rows {
+		if d.ID != string(but) {
+			others = append(others, id.DeviceID(d.ID))
 		}
-		return nil
-	})
+	}
+	return s.DeleteDevices(ctx, user, others)
 }

@@ -74,9 +74,6 @@ func (s *Server) trimTokens(ctx context.Context) {
 
 // emptyRooms takes deactivated users out of their rooms. A user is out when OnDeactivate says so.
 func (s *Server) emptyRooms(ctx context.Context) {
-	if s.OnDeactivate == nil {
-		return
-	}
 	var list []string
 	err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
 		list, err = tx.LeavingAccounts()
@@ -93,6 +90,13 @@ func (s *Server) emptyRooms(ctx context.Context) {
 }
 
 func (s *Server) emptyRoomsOf(ctx context.Context, user string) error {
+	// Devices go first: who shares a room is told of it.
+	if err := s.deleteOtherDevices(ctx, id.UserID(user), ""); err != nil {
+		return err
+	}
+	if s.OnDeactivate == nil {
+		return nil
+	}
 	if err := s.OnDeactivate(ctx, id.UserID(user)); err != nil {
 		return err
 	}

@@ -186,27 +186,12 @@ func (s *Server) Logout(ctx context.Context, user id.UserID, device id.DeviceID)
 //
 // spec: c2s/logout_all
 func (s *Server) LogoutAll(ctx context.Context, user id.UserID) error {
-	return s.change(ctx, user, func(tx storage.Tx) error { return deleteAllDevices(tx, user, "") })
-}
-
-// deleteAllDevices removes the user's devices in tx, except one.
-func deleteAllDevices(tx storage.Tx, user id.UserID, but id.DeviceID) error {
-	devices, err := tx.DevicesOf(string(user))
+	err := s.change(ctx, user, func(tx storage.Tx) error {
+		tx.DeleteTokensOfOthers(string(user), "")
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	var gone []id.DeviceID
-	for _, d := range devices {
-		if d.ID == string(but) {
-			continue
-		}
-		if _, err := tx.DeleteDevice(string(user), d.ID); err != nil {
-			return err
-		}
-		gone = append(gone, id.DeviceID(d.ID))
-	}
-	if len(gone) > 0 {
-		deviceListChanged(tx, user, gone...)
-	}
-	return nil
+	return s.deleteOtherDevices(ctx, user, "")
 }

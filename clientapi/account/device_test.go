@@ -1,6 +1,8 @@
 package account_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -97,6 +99,80 @@ func TestDevicesAreDeletedWithTheirTokens(t *testing.T) {
 		}
 		if list := s.want(200, "", alice.token, "GET", v3+"/devices", nil); ids(list) != alice.device+" "+third.device && ids(list) != third.device+" "+alice.device {
 			t.Fatalf("what is left: %v", list.body)
+		}
+	})
+}
+
+// spec: c2s/login
+func TestDeviceIsNotCalledAsACrossSigningKey(t *testing.T) {
+	eachEngine(t, nil, func(s *server) {
+		alice := s.register("alice")
+		s.register("bob")
+		err := s.db.Write(s.t.Context(), []string{alice.user}, func(tx storage.Tx) error {
+			tx.SetCrossSigningKey(storage.CrossSigningKey{User: alice.user, Usage: "master", Public: "PUBLIC", Key: json.RawMessage(`{}`)})
+			return nil
+		})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		body := login("alice", password)
+		body["device_id"] = "PUBLIC"
+		s.want(403, "M_FORBIDDEN", "", "POST", v3+"/login", body)
+		s.login("bob", object{"device_id": "PUBLIC"})
+	})
+}
+
+// spec: c2s/logout
+func TestKeysGoWithTheDevice(t *testing.T) {
+	eachEngine(t, nil, func(s *server) {
+		alice := s.register("alice")
+		keys := func() (keys json.RawMessage) {
+			s.t.Helper()
+			err := s.db.Read(s.t.Context(), func(tx storage.Tx) (err error) {
+				keys, err = tx.DeviceKeys(alice.user, alice.device)
+				return err
+			})
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return keys
+		}
+		err := s.db.Write(s.t.Context(), []string{alice.user}, func(tx storage.Tx) error {
+			tx.SetDeviceKeys(alice.user, alice.device, json.RawMessage(`{"device_id":"x"}`))
+			return nil
+		})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if len(keys()) == 0 {
+			s.t.Fatal("the keys were not kept")
+		}
+		s.want(200, "", alice.token, "POST", v3+"/logout", nil)
+		if got := keys(); len(got) > 0 {
+			s.t.Fatalf("keys outlive their device: %s", got)
+		}
+	})
+}
+
+// A bot that signs in anew each day has more devices than one transaction should remove.
+func TestManyDevicesAreRemovedInPieces(t *testing.T) {
+	eachEngine(t, nil, func(s *server) {
+		alice := s.register("alice")
+		err := s.db.Write(s.t.Context(), []string{alice.user}, func(tx storage.Tx) error {
+			for i := range 120 {
+				if _, err := tx.InsertDevice(storage.Device{User: alice.user, ID: fmt.Sprint("D", i)}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.want(200, "", alice.token, "POST", v3+"/logout/all", nil)
+		alice = s.login("alice", nil)
+		if list := s.want(200, "", alice.token, "GET", v3+"/devices", nil); ids(list) != alice.device {
+			s.t.Fatalf("what is left: %v", list.body)
 		}
 	})
 }
