@@ -15,7 +15,7 @@ import (
 // Knock asks to be let into a room: by an event of our own where we are in the room, else through a server
 // that is.
 //
-// spec: c2s/knockRoom, s2s#knocking-upon-a-room
+// spec: c2s/knockRoom, s2s#knocking-rooms
 func (s *Server) Knock(ctx context.Context, j Join) error {
 	content, err := withMembership(j.Content, "knock")
 	if err != nil {

@@ -197,21 +197,20 @@ func (s *Server) Leave(ctx context.Context, user id.UserID, roomID id.RoomID, co
 	key := string(user)
 	elsewhere := false
 	err = s.in(ctx, roomID, func(r *room) error {
-		if r.servers[s.ServerName] == 0 {
-			elsewhere = true
-			return nil
-		}
 		member, err := r.member(user)
 		if err != nil {
 			return err
 		}
+		here := r.servers[s.ServerName] > 0
 		switch {
-		case member == nil:
+		case member == nil, !here && member.Membership() != "invite" && member.Membership() != "knock":
 			elsewhere = true // an invite may still be known from another server
 			return nil
 		case member.Membership() == "leave":
 			return nil
 		}
+		// An invite that we know from having been in the room is refused by an event of ours, even when
+		// none of us is left in it.
 		a, err := r.make(NewEvent{Room: roomID, Sender: user, Type: "m.room.member", StateKey: &key, Content: content}, how{own: true})
 		if err != nil {
 			return err

@@ -226,7 +226,7 @@ func (old *predecessor) levels(version *event.Version, user id.UserID) (json.Raw
 
 // bury tells the old room what replaces it, and ends the talk there as far as the caller may.
 //
-// spec: c2s#room-upgrades 5
+// spec: c2s#room-upgrades
 func (a *API) bury(ctx context.Context, roomID, replacement id.RoomID, user id.UserID, old *predecessor) error {
 	tombstone, err := object(map[string]any{"body": "This room has been replaced", "replacement_room": replacement})
 	if err != nil {

@@ -68,7 +68,7 @@ func TestStagesAreCompletedInOrder(t *testing.T) {
 	if _, _, completed := asks(t, try(fmt.Sprintf(`{%s,"password":"right","session":%q}`, byAlice, session))); len(completed) != 1 || completed[0] != Password {
 		t.Fatalf("completed: %v", completed)
 	}
-	// spec: completed stages cannot be retried: the answer is the same whatever is said
+	// completed stages cannot be retried: the answer is the same whatever is said
 	if _, _, completed := asks(t, try(fmt.Sprintf(`{%s,"password":"wrong","session":%q}`, byAlice, session))); len(completed) != 1 {
 		t.Fatalf("completed after trying it again: %v", completed)
 	}

@@ -180,7 +180,7 @@ func (e *Event) NeedsSignaturesOf() []string {
 	if e.version.EventIDFormat == IDFromSender {
 		add(Domain(string(e.id)))
 	}
-	// spec: rooms/v8#authorisation-rules 5.2
+	// spec: rooms/v8#authorisation-rules 4.2
 	if e.version.Restricted && e.typ == typeMember {
 		if via := lookup(e.content, "join_authorised_via_users_server"); via != nil {
 			user, _ := text(via)

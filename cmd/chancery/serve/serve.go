@@ -161,7 +161,7 @@ func (s *server) openLog(ctx context.Context) (err error) {
 
 // follow tells the components what this and other processes did, as far as they keep it in memory.
 func (s *server) follow(context.Context) error {
-	s.log.Tail().OnFacts(func(facts []storage.Fact) {
+	s.undo = append(s.undo, s.log.Tail().OnFacts(func(facts []storage.Fact) {
 		for _, f := range facts {
 			s.users.Heard(f)
 			s.rooms.Heard(f)
@@ -169,7 +169,7 @@ func (s *server) follow(context.Context) error {
 				s.reader.Forget(f.Event)
 			}
 		}
-	})
+	}))
 	return nil
 }
 
@@ -198,11 +198,6 @@ func (s *server) makeComponents(context.Context) (err error) {
 		Peer: s.peer, NATS: s.nats.Conn(), OnDeactivate: s.leaveRooms, OnProfile: s.showProfile})
 	s.sync = syncapi.New(syncapi.Options{DB: s.db, Reader: s.reader, Tail: s.log.Tail(), Users: s.users, NATS: s.nats.Conn(),
 		ServerName: s.cfg.ServerName, Presence: s.cfg.Presence.Enabled, Log: s.Log.Named("sync")})
-	s.undo = append(s.undo, s.log.Tail().OnFacts(func(facts []storage.Fact) { // another process may have ended a session
-		for _, f := range facts {
-			s.users.Heard(f)
-		}
-	}))
 	blobs, err := blob.Open(filepath.Join(s.cfg.DataDir, "media"))
 	if err != nil {
 		return fmt.Errorf("open the media store: %w", err)
@@ -294,7 +289,7 @@ func (s *server) runners() []func(context.Context) error {
 		all = append(all, s.sync.Run)
 	}
 	if s.runs("users") {
-		all = append(all, s.users.Run, s.media.Run)
+		all = append(all, s.users.Run, s.media.Run, func(ctx context.Context) error { return s.users.FollowRooms(ctx, s.log) })
 	}
 	return all
 }
