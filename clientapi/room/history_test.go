@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"slices"
 	"testing"
+
+	"chancery/storage"
 )
 
 func bodies(a answer, list string) []string {
@@ -222,5 +224,31 @@ func TestMembersAreListed(t *testing.T) {
 		if got := s.ok(bob, "GET", at(room, "joined_members"), nil).at("joined").(object); len(got) != 2 || got[alice] == nil {
 			t.Errorf("joined %v", got)
 		}
+	})
+}
+
+// spec: c2s/getRoomEvents
+func TestHistoryGoesOnBelowAGapThatNobodyFills(t *testing.T) {
+	eachEngine(t, func(s *server) {
+		room := s.create(alice, nil)
+		s.say(alice, room, "below")
+		above := s.say(alice, room, "above")
+		s.say(alice, room, "top")
+		err := s.db.Write(t.Context(), nil, func(tx storage.Tx) error {
+			ev, _, err := tx.Event(above)
+			tx.AddMissing(ev.Room, ev.NID, "$missing")
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := s.ok(alice, "GET", at(room, "messages")+"?dir=b&limit=50", nil)
+		same(t, bodies(first, "chunk"), []string{"top", "above"})
+		second := s.ok(alice, "GET", at(room, "messages")+"?dir=b&limit=1&from="+first.text("end"), nil)
+		same(t, bodies(second, "chunk"), []string{"below"})
+		// A page that ends above the gap does not know of it.
+		same(t, bodies(s.ok(alice, "GET", at(room, "messages")+"?dir=b&limit=1", nil), "chunk"), []string{"top"})
+		context := s.ok(alice, "GET", at(room, "context", above)+"?limit=9", nil)
+		same(t, bodies(context, "events_before"), nil)
 	})
 }
