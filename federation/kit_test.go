@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
+	"fmt"
 	"io"
 	stdlog "log"
 	"math/big"
@@ -222,6 +223,12 @@ func pair(t *testing.T, test func(t *testing.T, a, b *node)) {
 	})
 }
 
+// onSQLite is pair where the database plays no part.
+func onSQLite(t *testing.T, test func(t *testing.T, a, b *node)) {
+	ca := newAuthority(t)
+	test(t, newNode(t, ca, sqltest.SQLite(t)), newNode(t, ca, sqltest.SQLite(t)))
+}
+
 func content(v any) json.RawMessage {
 	text, err := json.Marshal(v)
 	if err != nil {
@@ -342,3 +349,19 @@ func rawList(texts ...[]byte) (list []json.RawMessage) {
 }
 
 func sqliteOf(t testing.TB) sql.Options { return sqltest.SQLite(t) }
+
+// pdu is an event as it goes to other servers.
+func (n *node) pdu(eventID id.EventID) (text []byte) {
+	n.t.Helper()
+	if err := n.db.Read(context.Background(), func(tx storage.Tx) error {
+		ev, ok, err := tx.Event(string(eventID))
+		if err == nil && !ok {
+			err = fmt.Errorf("%s is not there", eventID)
+		}
+		text = ev.JSON
+		return err
+	}); err != nil {
+		n.t.Fatal(err)
+	}
+	return text
+}

@@ -77,7 +77,7 @@ func TestARestartOfTheSenderLosesNothing(t *testing.T) {
 
 // A peer that speaks to us is up: what it is owed goes out without waiting for the back-off.
 func TestBackoffEndsWhenThePeerSpeaks(t *testing.T) {
-	pair(t, func(t *testing.T, a, b *node) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
 		a.halt()
 		a.retry = time.Hour
 		a.again()
@@ -121,7 +121,7 @@ func TestBackoffSurvivesARestart(t *testing.T) {
 
 // One dead server must not delay another.
 func TestADeadServerDelaysNobody(t *testing.T) {
-	pair(t, func(t *testing.T, a, b *node) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
 		alice, bob := a.user("alice"), b.user("bob")
 		room := a.room(alice, nil)
 		b.join(bob, room, a)
@@ -171,21 +171,14 @@ func TestMessagesToDevicesOutliveOutages(t *testing.T) {
 
 // spec: s2s#transactions
 func TestATransactionThatComesAgainGetsTheSameAnswer(t *testing.T) {
-	pair(t, func(t *testing.T, a, b *node) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
 		alice, bob := a.user("alice"), b.user("bob")
 		room := a.room(alice, nil)
 		b.join(bob, room, a)
 		b.deaf.Store(true)
 		eventID := a.say(alice, room, "once")
 		b.deaf.Store(false)
-		var pdu []byte
-		if err := a.db.Read(t.Context(), func(tx storage.Tx) error {
-			ev, _, err := tx.Event(string(eventID))
-			pdu = ev.JSON
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
+		pdu := a.pdu(eventID)
 		for range 3 {
 			refused, err := a.peer.SendTransaction(t.Context(), b.name, "same", peer.Transaction{PDUs: rawList(pdu)}, peer.Opts{IgnoreBackoff: true})
 			if err != nil || len(refused) > 0 {

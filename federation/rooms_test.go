@@ -44,7 +44,7 @@ func TestTwoServersShareARoom(t *testing.T) {
 }
 
 func TestInvitesReachTheOtherServerAndCanBeRefused(t *testing.T) {
-	pair(t, func(t *testing.T, a, b *node) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
 		alice, bob := a.user("alice"), b.user("bob")
 		room := a.room(alice, map[string]any{"m.room.join_rules": map[string]any{"join_rule": "invite"}})
 		if err := b.rooms.Join(t.Context(), roomserver.Join{User: bob, Room: room, Via: []string{a.name}}); err == nil {
@@ -76,7 +76,7 @@ func TestInvitesReachTheOtherServerAndCanBeRefused(t *testing.T) {
 }
 
 func TestAKickReachesTheServerThatItPutsOut(t *testing.T) {
-	pair(t, func(t *testing.T, a, b *node) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
 		alice, bob := a.user("alice"), b.user("bob")
 		room := a.room(alice, nil)
 		b.join(bob, room, a)
@@ -88,7 +88,7 @@ func TestAKickReachesTheServerThatItPutsOut(t *testing.T) {
 }
 
 func TestKnocking(t *testing.T) {
-	pair(t, func(t *testing.T, a, b *node) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
 		alice, bob := a.user("alice"), b.user("bob")
 		room := a.room(alice, map[string]any{"m.room.join_rules": map[string]any{"join_rule": "knock"}})
 		if err := b.rooms.Knock(t.Context(), roomserver.Join{User: bob, Room: room, Via: []string{a.name}}); err != nil {

@@ -1,0 +1,159 @@
+package federation_test
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"testing"
+	"time"
+
+	"chancery/federation/peer"
+	"chancery/storage"
+	"chancery/users"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// account makes a user with a device that has keys.
+func (n *node) account(name string, device id.DeviceID) id.UserID {
+	n.t.Helper()
+	tokens, err := n.users.Create(n.t.Context(), users.NewAccount{Name: name, Password: "a long enough password"}, &users.NewDevice{ID: device, Name: "phone"})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	_ = tokens
+	user := n.user(name)
+	keys := content(map[string]any{"user_id": user, "device_id": device, "algorithms": []string{"m.olm.v1.curve25519-aes-sha2"},
+		"keys":       map[string]string{"curve25519:" + string(device): "QUJD", "ed25519:" + string(device): "QUJD"},
+		"signatures": map[string]any{string(user): map[string]string{"ed25519:" + string(device): "QUJD"}}})
+	one := func(s string) json.RawMessage {
+		return content(map[string]any{"key": s, "signatures": map[string]any{string(user): map[string]string{"ed25519:" + string(device): "QUJD"}}})
+	}
+	if _, err := n.users.UploadKeys(n.t.Context(), user, device, users.KeyUpload{DeviceKeys: keys,
+		OneTimeKeys: map[string]json.RawMessage{"signed_curve25519:AAAAAA": one("Zmlyc3Q")}}); err != nil {
+		n.t.Fatal(err)
+	}
+	return user
+}
+
+func (n *node) inbox(user id.UserID, device id.DeviceID) (events []json.RawMessage) {
+	n.t.Helper()
+	if err := n.db.Read(context.Background(), func(tx storage.Tx) (err error) {
+		events, _, _, err = n.users.ToDevice(tx, user, device, 0, 100)
+		return err
+	}); err != nil {
+		n.t.Fatal(err)
+	}
+	return events
+}
+
+// spec: s2s#send-to-device-messaging, s2s#end-to-end-encryption
+func TestDevicesOfTwoServersSpeakToEachOther(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.account("alice", "A"), b.account("bob", "B")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		keys, err := a.users.QueryKeys(t.Context(), alice, users.KeyQuery{bob: nil}, 0)
+		if err != nil || len(keys.Devices[bob]) != 1 {
+			t.Fatalf("keys of bob: %+v %v", keys, err)
+		}
+		claimed, failures, err := a.users.ClaimKeys(t.Context(), users.KeyClaims{bob: {"B": "signed_curve25519"}}, 0)
+		if err != nil || len(claimed[bob]["B"]) != 1 {
+			t.Fatalf("claimed %v, failures %v, %v", claimed, failures, err)
+		}
+		b.deaf.Store(true)
+		if err := a.users.SendToDevice(t.Context(), alice, "A", "m.room.encrypted", "t1",
+			users.Messages{bob: {"B": json.RawMessage(`{"secret":1}`)}}); err != nil {
+			t.Fatal(err)
+		}
+		b.halt()
+		b.deaf.Store(false)
+		b.again()
+		eventually(t, "the message arrives", func() bool { return len(b.inbox(bob, "B")) == 1 })
+		if got := string(b.inbox(bob, "B")[0]); got != `{"sender":"`+string(alice)+`","type":"m.room.encrypted","content":{"secret":1}}` {
+			t.Errorf("it says %s", got)
+		}
+		devices, err := a.peer.UserDevices(t.Context(), b.name, bob)
+		if err != nil || len(devices.Devices) != 1 {
+			t.Errorf("devices of bob: %+v %v", devices, err)
+		}
+	})
+}
+
+func TestReceiptsTypingAndPresenceGoAcross(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.account("alice", "A"), b.account("bob", "B")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		said := a.say(alice, room, "read this")
+		b.hears(room, []string{"read this"})
+		if err := b.users.SetTyping(t.Context(), bob, room, true, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "bob is seen to type", func() bool { return slices.Contains(a.users.Typing().In(room), bob) })
+		if err := b.users.SetTyping(t.Context(), bob, room, false, 0); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "bob is seen to stop", func() bool { return len(a.users.Typing().In(room)) == 0 })
+		if err := b.users.SetPresence(bob, "online", nil); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "bob is seen online", func() bool { p, _ := a.users.Presences().Of(bob); return p.Presence == "online" })
+		for _, typ := range []string{users.ReceiptReadPrivate, users.ReceiptRead} {
+			if err := b.users.SetReceipts(t.Context(), users.Receipt{User: bob, Room: room, Type: typ, Event: said}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "bob's receipt is there, and only the public one", func() bool {
+			var list []storage.Receipt
+			if err := a.db.Read(context.Background(), func(tx storage.Tx) error {
+				row, _, err := tx.Room(string(room))
+				if err == nil {
+					list, err = tx.ReceiptsBy([]int64{row.NID}, []string{string(bob)})
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return len(list) == 1 && list[0].Type == users.ReceiptRead && list[0].EventID == string(said)
+		})
+	})
+}
+
+// Nobody speaks for the users of another server, and one bad EDU leaves the others alone.
+func TestForeignEDUsArePassedOver(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.account("alice", "A"), b.account("bob", "B")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		edu := func(typ string, v any) peer.EDU { return peer.EDU{Type: typ, Content: content(v)} }
+		direct := func(sender id.UserID, message string) peer.EDU {
+			return edu("m.direct_to_device", map[string]any{"sender": sender, "type": "m.x", "message_id": message,
+				"messages": map[id.UserID]any{bob: map[string]any{"B": map[string]any{"from": sender}}}})
+		}
+		list := []peer.EDU{
+			direct(bob, "forged"),
+			{Type: "m.direct_to_device", Content: json.RawMessage(`[]`)},
+			{Type: "m.typing", Content: json.RawMessage(`{"room_id":7}`)},
+			{Type: "m.receipt", Content: json.RawMessage(`"x"`)},
+			{Type: "m.presence", Content: json.RawMessage(`{"push":[{"user_id":5}]}`)},
+			edu("m.typing", map[string]any{"room_id": room, "user_id": bob, "typing": true}),
+			edu("m.typing", map[string]any{"room_id": "!other:example.org", "user_id": alice, "typing": true}),
+			edu("m.typing", map[string]any{"room_id": room, "user_id": a.user("stranger"), "typing": true}),
+			edu("m.device_list_update", map[string]any{"user_id": bob, "device_id": "X", "stream_id": 1}),
+			edu("m.signing_key_update", map[string]any{"user_id": bob}),
+			edu("org.example.unknown", map[string]any{}),
+			direct(alice, "honest"),
+			direct(alice, "honest"),
+		}
+		if _, err := a.peer.SendTransaction(t.Context(), b.name, "t", peer.Transaction{EDUs: list}, peer.Opts{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.inbox(bob, "B"); len(got) != 1 {
+			t.Errorf("bob's device has %s", got)
+		}
+		if got := b.users.Typing().In(room); len(got) != 0 {
+			t.Errorf("%s seem to type", got)
+		}
+	})
+}
