@@ -26,6 +26,7 @@ import (
 	"chancery/federation"
 	"chancery/federation/peer"
 	"chancery/roomserver"
+	"chancery/roomserver/state"
 	"chancery/storage"
 	"chancery/storage/eventlog"
 	"chancery/storage/sql"
@@ -365,3 +366,5 @@ func (n *node) pdu(eventID id.EventID) (text []byte) {
 	}
 	return text
 }
+
+func stateRoot(row storage.Room) state.Root { return state.Root(row.Root) }

@@ -1,0 +1,194 @@
+package federation_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"chancery/federation/peer"
+	"chancery/roomserver"
+	"chancery/storage"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// below is the lowest place that the room's history has.
+func (n *node) lowest(room id.RoomID) (low int64) {
+	n.t.Helper()
+	if err := n.db.Read(n.t.Context(), func(tx storage.Tx) error {
+		row, _, err := tx.Room(string(room))
+		if err == nil {
+			low, _, err = tx.OrdBounds(row.NID)
+		}
+		return err
+	}); err != nil {
+		n.t.Fatal(err)
+	}
+	return low
+}
+
+// spec: s2s#backfilling-and-retrieving-missing-events
+func TestHistoryFromBeforeTheJoinIsFetched(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		want := a.numbered(alice, room, "old", 150)
+		b.join(bob, room, a)
+		if got := b.said(room); len(got) != 0 {
+			t.Fatalf("at once there is %q", got)
+		}
+		for range 10 {
+			if len(b.said(room)) == len(want) {
+				break
+			}
+			if _, err := b.rooms.Backfill(t.Context(), room, b.lowest(room)+1<<30, 100); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.hears(room, want)
+	})
+}
+
+// What was said while none of its users might see it goes to a server without its content.
+//
+// spec: s2s#backfilling-and-retrieving-missing-events, c2s#room-history-visibility
+func TestHiddenHistoryGoesWithoutItsContent(t *testing.T) {
+	for history, sees := range map[string]bool{"joined": false, "invited": false, "shared": true, "world_readable": true} {
+		t.Run(history, func(t *testing.T) {
+			onSQLite(t, func(t *testing.T, a, b *node) {
+				alice, bob := a.user("alice"), b.user("bob")
+				room := a.room(alice, map[string]any{"m.room.history_visibility": map[string]any{"history_visibility": history}})
+				hidden := a.say(alice, room, "secret")
+				b.join(bob, room, a)
+				open := a.say(alice, room, "open")
+				b.hears(room, []string{"open"})
+				check := func(what string, pdus []json.RawMessage) {
+					t.Helper()
+					text := fmt.Sprintf("%s", pdus)
+					if strings.Contains(text, "secret") != sees {
+						t.Errorf("%s: the content is there: %v, want %v", what, !sees, sees)
+					}
+				}
+				pdus, err := b.peer.Backfill(t.Context(), a.name, room, 10, []id.EventID{open})
+				if err != nil || len(pdus) < 5 {
+					t.Fatalf("%d events, %v", len(pdus), err)
+				}
+				check("backfill", pdus)
+				if !strings.Contains(string(pdus[0]), "open") {
+					t.Errorf("the event itself is %s", pdus[0])
+				}
+				pdu, err := b.peer.GetEvent(t.Context(), a.name, hidden)
+				if err != nil {
+					t.Fatal(err)
+				}
+				check("event", []json.RawMessage{pdu})
+				missing, err := b.peer.GetMissingEvents(t.Context(), a.name, room, peer.MissingEvents{Latest: []id.EventID{open}, Limit: 5})
+				if err != nil || len(missing) == 0 {
+					t.Fatalf("%d events, %v", len(missing), err)
+				}
+				check("get_missing_events", missing)
+			})
+		})
+	}
+}
+
+// Two servers change the same state while they cannot reach each other. Both end with the same state.
+//
+// spec: rooms/v12#state-resolution
+func TestAForkIsResolvedAlikeOnBothServers(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.roomOf("11", alice, nil)
+		b.join(bob, room, a)
+		empty := ""
+		if _, err := a.rooms.Send(t.Context(), roomserver.NewEvent{Room: room, Sender: alice, Type: "m.room.power_levels", StateKey: &empty,
+			Content: content(map[string]any{"users": map[string]any{string(alice): 100, string(bob): 50}})}); err != nil {
+			t.Fatal(err)
+		}
+		a.say(alice, room, "connected")
+		b.hears(room, []string{"connected"})
+		a.deaf.Store(true)
+		b.deaf.Store(true)
+		name := func(n *node, user id.UserID, value string) {
+			t.Helper()
+			if _, err := n.rooms.Send(t.Context(), roomserver.NewEvent{Room: room, Sender: user, Type: "m.room.name", StateKey: &empty,
+				Content: content(map[string]any{"name": value})}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		name(a, alice, "a1")
+		name(b, bob, "b1")
+		time.Sleep(5 * time.Millisecond)
+		name(a, alice, "a2")
+		name(b, bob, "b2")
+		// Alice bans bob, who goes on speaking in his fork.
+		if err := a.rooms.ChangeMember(t.Context(), roomserver.Change{Room: room, Sender: alice, Target: bob, Membership: "ban"}); err != nil {
+			t.Fatal(err)
+		}
+		b.say(bob, room, "from the fork")
+		a.deaf.Store(false)
+		b.deaf.Store(false)
+		state := func(n *node) []string {
+			var out []string
+			if err := n.db.Read(t.Context(), func(tx storage.Tx) error {
+				row, _, err := tx.Room(string(room))
+				if err != nil {
+					return err
+				}
+				events, err := n.reader.State(tx, row, stateRoot(row))
+				for _, ev := range events {
+					out = append(out, string(ev.ID()))
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			slices.Sort(out)
+			return out
+		}
+		eventually(t, "bob's server knows of the ban and both have one state", func() bool {
+			return b.membership(room, bob) == "ban" && slices.Equal(state(a), state(b))
+		})
+	})
+}
+
+// spec: s2s/getVersion, s2s/getServerKey, s2s/perspectivesKeyQuery, s2s/bulkPerspectivesKeyQuery
+func TestKeysAreServedAndNotarised(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		if name, _, err := a.peer.Version(t.Context(), b.name); err != nil || name != "Chancery" {
+			t.Errorf("version: %q %v", name, err)
+		}
+		for _, path := range []string{"/_matrix/key/v2/server", "/_matrix/key/v2/server/ed25519:1"} {
+			var keys json.RawMessage
+			if err := a.peer.Do(t.Context(), b.name, "GET", path, nil, &keys, peer.Opts{Unsigned: true}); err != nil {
+				t.Fatal(err)
+			}
+			if err := a.ring.VerifyJSON(t.Context(), b.name, keys, time.Now()); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+		c := newNode(t, a.authority, sqliteOf(t))
+		for _, ask := range []struct {
+			method, path string
+			body         any
+		}{
+			{"GET", "/_matrix/key/v2/query/" + c.name, nil},
+			{"POST", "/_matrix/key/v2/query", map[string]any{"server_keys": map[string]any{c.name: map[string]any{}, "127.0.0.1:1": map[string]any{}}}},
+		} {
+			var out struct {
+				Keys []json.RawMessage `json:"server_keys"`
+			}
+			if err := a.peer.Do(t.Context(), b.name, ask.method, ask.path, ask.body, &out, peer.Opts{Unsigned: true}); err != nil || len(out.Keys) != 1 {
+				t.Fatalf("%s %s: %d lists, %v", ask.method, ask.path, len(out.Keys), err)
+			}
+			for _, signer := range []string{b.name, c.name} {
+				if err := a.ring.VerifyJSON(t.Context(), signer, out.Keys[0], time.Now()); err != nil {
+					t.Errorf("%s: %v", ask.method, err)
+				}
+			}
+		}
+	})
+}
