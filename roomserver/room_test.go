@@ -157,3 +157,25 @@ func TestStrangerMayNotSend(t *testing.T) {
 		t.Errorf("a message to an unknown room got %v, want M_NOT_FOUND", err)
 	}
 }
+
+func TestStateThatIsAlreadySoMakesNoEvent(t *testing.T) {
+	s := engine(t, sqltest.SQLite(t))
+	room := newRoom(t, s, "12")
+	empty := ""
+	name := func(sender id.UserID, text string) id.EventID {
+		t.Helper()
+		sent, err := s.Send(t.Context(), roomserver.NewEvent{Room: room, Sender: sender, Type: "m.room.name", StateKey: &empty,
+			Content: content(map[string]any{"name": text})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sent.ID
+	}
+	first := name(alice, "Budget")
+	if again := name(alice, "Budget"); again != first {
+		t.Errorf("the same name made the event %s after %s", again, first)
+	}
+	if other := name(alice, "Budget 2027"); other == first {
+		t.Error("another name made no event")
+	}
+}

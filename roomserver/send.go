@@ -1,9 +1,11 @@
 package roomserver
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"chancery"
@@ -13,6 +15,7 @@ import (
 	"chancery/storage"
 
 	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -59,6 +62,14 @@ func (s *Server) Send(ctx context.Context, n NewEvent) (Sent, error) {
 				return err
 			}
 		}
+		if n.StateKey != nil {
+			if same, err := r.alreadySo(&n); err != nil {
+				return err
+			} else if same != nil {
+				sent.ID = same.ID()
+				return r.awaitPending(same.ID())
+			}
+		}
 		a, err := r.make(n, how{own: true, once: n.Once})
 		if err != nil {
 			return err
@@ -68,6 +79,34 @@ func (s *Server) Send(ctx context.Context, n NewEvent) (Sent, error) {
 		return nil
 	})
 	return sent, err
+}
+
+// alreadySo finds the state event that says what a new one of the same sender would say: state that does not
+// change needs no event. Who lets a user into a restricted room is ours to name, not the client's.
+//
+// spec: c2s#restricted-rooms
+func (r *room) alreadySo(n *NewEvent) (*Stored, error) {
+	if n.Type == "m.room.member" && gjson.GetBytes(n.Content, "join_authorised_via_users_server").Exists() {
+		content, err := sjson.DeleteBytes(slices.Clone(n.Content), "join_authorised_via_users_server")
+		if err != nil {
+			return nil, chancery.BadJSON("the content is not an object").Because(err)
+		}
+		n.Content = content
+	}
+	key := Key{n.Type, *n.StateKey}
+	found, err := r.stateAt(state.Root(r.row.Root), []Key{key})
+	if err != nil {
+		return nil, err
+	}
+	now := found[key]
+	if now == nil || now.Sender() != n.Sender {
+		return nil, nil
+	}
+	content, err := event.CanonicalLenient(n.Content)
+	if err != nil || !bytes.Equal(content, now.Content()) {
+		return nil, nil // what is no canonical JSON is refused when it is built
+	}
+	return now, nil
 }
 
 // make builds an event at the end of the room, authorises it and adds it in memory.
@@ -157,21 +196,21 @@ func (r *room) checkRedacts(n NewEvent) error {
 	if err != nil {
 		return err
 	}
-	target, ok := found[n.Redacts]
-	if !ok {
-		return chancery.NotFound("there is no such event in this room")
-	}
-	if target.Sender() == n.Sender {
+	target, known := found[n.Redacts]
+	if known && target.Sender() == n.Sender {
 		return nil
 	}
 	pl, err := r.powerLevels(state.Root(r.row.Root))
 	if err != nil {
 		return err
 	}
-	if !pl.Of(n.Sender).AtLeast(pl.Redact()) {
-		return chancery.Forbidden("you may not redact other people's events")
+	switch {
+	case pl.Of(n.Sender).AtLeast(pl.Redact()):
+		return nil // also of an event that has not reached us
+	case !known:
+		return chancery.NotFound("there is no such event in this room")
 	}
-	return nil
+	return chancery.Forbidden("you may not redact other people's events")
 }
 
 func (r *room) powerLevels(root state.Root) (auth.PowerLevels, error) {
