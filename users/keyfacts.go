@@ -19,6 +19,7 @@ const (
 	keysReader   = "device-lists" // our cursor in the log
 	epochCursor  = "keys-epoch"   // the epoch whose beginning was dealt with; no position
 	epochPiece   = 200
+	movedPiece   = 20          // memberships looked at in one transaction
 	cursorPeriod = time.Second // a cursor moves at most so often when there is nothing to do
 )
 
@@ -67,32 +68,44 @@ func (s *Server) FollowRooms(ctx context.Context, log *eventlog.Log) error {
 }
 
 // membersMoved does what follows from changed memberships. It looks at the members as they are now,
-// so doing it twice, or late, comes to the same.
+// so doing it twice, in pieces, or late, comes to the same.
 func (s *Server) membersMoved(ctx context.Context, facts []storage.Fact, was, is int64) error {
 	type place struct {
 		room int64
-		user string
+		user id.UserID
 	}
-	var places []place
-	keys := []string{keysReader}
+	var locals []place
+	var remote []string
 	for _, f := range facts {
-		if p := (place{f.Room, f.User}); !slices.Contains(places, p) {
-			places = append(places, p)
-			keys = append(keys, f.User)
+		if user := id.UserID(f.User); !s.IsLocal(user) {
+			remote = append(remote, f.User)
+		} else if p := (place{f.Room, user}); !slices.Contains(locals, p) {
+			locals = append(locals, p)
 		}
 	}
-	slices.Sort(keys)
-	return s.DB.Write(ctx, slices.Compact(keys), func(tx storage.Tx) error {
-		for _, p := range places {
-			var err error
-			if user := id.UserID(p.user); s.IsLocal(user) {
-				err = s.localMoved(tx, p.room, user)
-			} else {
-				err = s.forgetUnmet(tx, p.room)
+	for piece := range slices.Chunk(locals, movedPiece) {
+		var keys []string
+		for _, p := range piece {
+			keys = append(keys, string(p.user))
+		}
+		slices.Sort(keys)
+		err := s.DB.Write(ctx, slices.Compact(keys), func(tx storage.Tx) error {
+			for _, p := range piece {
+				if err := s.localMoved(tx, p.room, p.user); err != nil {
+					return err
+				}
 			}
-			if err != nil {
-				return err
-			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	slices.Sort(remote)
+	remote = slices.Compact(remote)
+	return s.DB.Write(ctx, append(remote, keysReader), func(tx storage.Tx) error {
+		if err := s.forgetUnmet(tx, remote); err != nil {
+			return err
 		}
 		ok, err := tx.MoveCursor(keysReader, was, is)
 		if err != nil || ok {
@@ -124,7 +137,7 @@ func (s *Server) localMoved(tx storage.Tx, room int64, user id.UserID) error {
 		return err
 	}
 	if !ok || member.Membership != "join" {
-		return s.forgetUnmet(tx, room)
+		return s.forgetRoom(tx, room)
 	}
 	counts, err := tx.ServersIn(room)
 	if err != nil {
@@ -160,9 +173,33 @@ func (s *Server) localMoved(tx storage.Tx, room int64, user id.UserID) error {
 	return tellSigningKeys(tx, user, fresh)
 }
 
-// forgetUnmet drops the lists of those who were in a room and share none with us any more: nobody
+// forgetUnmet drops the lists of those of some users who share no room with us any more: nobody
 // tells us of their devices from now on.
-func (s *Server) forgetUnmet(tx storage.Tx, room int64) error {
+func (s *Server) forgetUnmet(tx storage.Tx, users []string) error {
+	if len(users) == 0 {
+		return nil
+	}
+	lists, err := tx.RemoteDeviceLists(users)
+	if err != nil || len(lists) == 0 {
+		return err
+	}
+	met, err := tx.UsersMetBy(s.ServerName, users)
+	if err != nil {
+		return err
+	}
+	for _, v := range lists {
+		if !slices.Contains(met, v.User) {
+			tx.ForgetRemoteDeviceList(v.User)
+		}
+	}
+	return nil
+}
+
+// forgetRoom does the same for everybody in a room that the last of ours has left.
+func (s *Server) forgetRoom(tx storage.Tx, room int64) error {
+	if still, err := tx.ServerIsIn(room, s.ServerName); err != nil || still {
+		return err
+	}
 	users, err := tx.ListsUnmetIn(room, s.ServerName)
 	for _, user := range users {
 		tx.ForgetRemoteDeviceList(user)
