@@ -93,8 +93,11 @@ func (a *answer) fillLeft(j *joined, leave *roomserver.Stored) error {
 		j.fresh = a.q.full || was != "join"
 	}
 	if wasIn != "join" && j.fresh { // they were never in it: the event is all that concerns them
-		j.timeline = &timeline{events: []*roomserver.Stored{leave}, prev: page.Before(leave.Ord)}
+		j.timeline = &timeline{events: []*roomserver.Stored{leave}, limited: true, prev: page.Before(leave.Ord)}
 		return nil
+	}
+	if j.fresh { // they came and went since the token: what they have ends before that
+		j.base.ord = noOrd
 	}
 	if j.base.ord >= leave.Ord { // told before; it was the state that moved
 		j.timeline = &timeline{prev: page.After(leave.Ord)}

@@ -183,9 +183,17 @@ func (a *answer) startOf(room storage.Room, t *timeline, pos int64) (state.Root,
 	if err != nil {
 		return 0, fmt.Errorf("read the state at the timeline's start: %w", err)
 	}
+	moved := state.Root(0) // without an event, between the one below and the first
 	for _, f := range facts {
-		if f.Ord != 0 && f.Ord < first.Ord {
+		switch {
+		case f.Ord >= first.Ord:
+			moved = 0
+		case f.Ord != 0 && moved != 0:
+			return moved, nil
+		case f.Ord != 0:
 			return state.Root(f.Root), nil
+		case moved == 0:
+			moved = state.Root(f.Root)
 		}
 	}
 	return first.Before, nil
