@@ -9,6 +9,7 @@
 //	storage        everything durable: SQL on two engines, the log of facts, media bytes
 //	roomserver     the room engine, the one writer of rooms
 //	users          devices, keys, profiles, receipts: the one writer of what belongs to a person
+//	media          files: uploads, fetches, thumbnails
 //	federation     the server-server API and the outbox; federation/peer is the way out
 //	clientapi      the client-server API but sync; routes.go is the table
 //	syncapi        /sync and the notifier
