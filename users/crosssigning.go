@@ -201,12 +201,12 @@ func publicSigningKeys(tx storage.Tx, user id.UserID) (u signingKeyUpdate, err e
 	if err != nil || len(keys) == 0 {
 		return u, err
 	}
-	signatures, err := tx.KeySignatures([]string{string(user)}, "")
+	signed, err := readSignatures(tx, []string{string(user)}, "")
 	if err != nil {
 		return u, err
 	}
 	for _, k := range keys {
-		object, err := withSignatures(k.Key, signaturesOn(signatures, k.User, k.Public), "")
+		object, err := withSignatures(k.Key, signed.on(k.User, k.Public), "")
 		if err != nil {
 			return u, err
 		}

@@ -101,14 +101,14 @@ func ownDevices(tx storage.Tx, user id.UserID) (map[id.DeviceID]storage.DeviceKe
 	if err != nil {
 		return nil, err
 	}
-	signatures, err := tx.KeySignatures([]string{string(user)}, "")
+	signed, err := readSignatures(tx, []string{string(user)}, "")
 	if err != nil {
 		return nil, err
 	}
 	there := make(map[id.DeviceID]storage.DeviceKeys, len(rows))
 	for _, d := range rows {
 		if d.Keys != nil {
-			if d.Keys, err = withSignatures(d.Keys, signaturesOn(signatures, d.User, d.Device), ""); err != nil {
+			if d.Keys, err = withSignatures(d.Keys, signed.on(d.User, d.Device), ""); err != nil {
 				return nil, err
 			}
 		}
@@ -117,14 +117,22 @@ func ownDevices(tx storage.Tx, user id.UserID) (map[id.DeviceID]storage.DeviceKe
 	return there, nil
 }
 
-// signaturesOn picks those on one key.
-func signaturesOn(all []storage.KeySignature, user, target string) (on []storage.KeySignature) {
-	for _, v := range all {
-		if v.User == user && v.Target == target {
-			on = append(on, v)
-		}
+// signatures are found by whose key they are on, and which.
+type signatures map[[2]string][]storage.KeySignature
+
+func (all signatures) on(user, target string) []storage.KeySignature {
+	return all[[2]string{user, target}]
+}
+
+// readSignatures reads those on keys of users that everybody may see, and those that viewer made.
+func readSignatures(tx storage.Tx, users []string, viewer id.UserID) (signatures, error) {
+	rows, err := tx.KeySignatures(users, string(viewer))
+	all := signatures{}
+	for _, v := range rows {
+		at := [2]string{v.User, v.Target}
+		all[at] = append(all[at], v)
 	}
-	return on
+	return all, err
 }
 
 // withSignatures adds signatures and the name that the device has to a key object.

@@ -93,7 +93,7 @@ func (s *Server) QueryKeys(ctx context.Context, viewer id.UserID, asked KeyQuery
 	if len(users) == 0 {
 		return keys, nil
 	}
-	var signatures []storage.KeySignature
+	var signed signatures
 	var missing map[string]KeyQuery
 	var stale []storage.RemoteDeviceList
 	err := s.DB.Read(ctx, func(tx storage.Tx) error {
@@ -101,7 +101,7 @@ func (s *Server) QueryKeys(ctx context.Context, viewer id.UserID, asked KeyQuery
 		if err != nil {
 			return err
 		}
-		if signatures, err = s.readKeys(tx, keys, viewer, known, asked); err != nil {
+		if signed, err = s.readKeys(tx, keys, viewer, known, asked); err != nil {
 			return err
 		}
 		missing = want
@@ -111,7 +111,7 @@ func (s *Server) QueryKeys(ctx context.Context, viewer id.UserID, asked KeyQuery
 	if err != nil {
 		return nil, err
 	}
-	s.askForKeys(ctx, viewer, missing, signatures, askTimeout(timeout), keys)
+	s.askForKeys(ctx, viewer, missing, signed, askTimeout(timeout), keys)
 	s.keepUpWith(ctx, stale)
 	return keys, nil
 }
@@ -167,14 +167,14 @@ func (s *Server) knownLists(tx storage.Tx, users []id.UserID, asked KeyQuery) (k
 }
 
 // readKeys fills in what is stored of users, and gives all signatures on keys of those asked for.
-func (s *Server) readKeys(tx storage.Tx, keys *Keys, viewer id.UserID, users []id.UserID, asked KeyQuery) ([]storage.KeySignature, error) {
+func (s *Server) readKeys(tx storage.Tx, keys *Keys, viewer id.UserID, users []id.UserID, asked KeyQuery) (signatures, error) {
 	all := make([]string, 0, len(asked))
 	for user := range asked {
 		all = append(all, string(user))
 	}
-	signatures, err := tx.KeySignatures(all, string(viewer))
+	signed, err := readSignatures(tx, all, viewer)
 	if err != nil || len(users) == 0 {
-		return signatures, err
+		return signed, err
 	}
 	var local, remote []string
 	for _, user := range users {
@@ -208,7 +208,7 @@ func (s *Server) readKeys(tx storage.Tx, keys *Keys, viewer id.UserID, users []i
 		if d.Keys == nil || (len(asked[user]) > 0 && !slices.Contains(asked[user], device)) {
 			continue
 		}
-		if keys.Devices[user][device], err = withSignatures(d.Keys, signaturesOn(signatures, d.User, d.Device), d.Name); err != nil {
+		if keys.Devices[user][device], err = withSignatures(d.Keys, signed.on(d.User, d.Device), d.Name); err != nil {
 			return nil, err
 		}
 	}
@@ -218,7 +218,7 @@ func (s *Server) readKeys(tx storage.Tx, keys *Keys, viewer id.UserID, users []i
 	}
 	for _, k := range crossSigning {
 		user := id.UserID(k.User)
-		object, err := withSignatures(k.Key, signaturesOn(signatures, k.User, k.Public), "")
+		object, err := withSignatures(k.Key, signed.on(k.User, k.Public), "")
 		if err != nil {
 			return nil, err
 		}
@@ -231,11 +231,11 @@ func (s *Server) readKeys(tx storage.Tx, keys *Keys, viewer id.UserID, users []i
 			keys.UserSigning[user] = object
 		}
 	}
-	return signatures, nil
+	return signed, nil
 }
 
 // askForKeys asks other servers, all at once, and adds what they say to keys.
-func (s *Server) askForKeys(ctx context.Context, viewer id.UserID, missing map[string]KeyQuery, signatures []storage.KeySignature, timeout time.Duration, keys *Keys) {
+func (s *Server) askForKeys(ctx context.Context, viewer id.UserID, missing map[string]KeyQuery, signed signatures, timeout time.Duration, keys *Keys) {
 	var mu sync.Mutex // guards keys
 	s.eachServer(ctx, slices.Sorted(maps.Keys(missing)), timeout, func(ctx context.Context, server string) {
 		for _, users := range chunks(missing[server], maxUsersAsk) {
@@ -244,7 +244,7 @@ func (s *Server) askForKeys(ctx context.Context, viewer id.UserID, missing map[s
 			if err != nil {
 				keys.Failures[server] = failureOf(err)
 			} else {
-				addRemoteKeys(keys, viewer, users, got, signatures)
+				addRemoteKeys(keys, viewer, users, got, signed)
 			}
 			mu.Unlock()
 			if err != nil {
@@ -294,7 +294,7 @@ func chunks[K ~string, V any](m map[K]V, size int) (parts []map[K]V) {
 }
 
 // addRemoteKeys takes from a server's answer what it was asked for and what is what it says to be.
-func addRemoteKeys(keys *Keys, viewer id.UserID, asked KeyQuery, got *peer.UserKeys, signatures []storage.KeySignature) {
+func addRemoteKeys(keys *Keys, viewer id.UserID, asked KeyQuery, got *peer.UserKeys, signed signatures) {
 	for user, wanted := range asked {
 		if devices, ok := got.DeviceKeys[user]; ok {
 			keys.Devices[user] = map[id.DeviceID]json.RawMessage{}
@@ -306,7 +306,7 @@ func addRemoteKeys(keys *Keys, viewer id.UserID, asked KeyQuery, got *peer.UserK
 				if !ok {
 					continue
 				}
-				if shown, err := withSignatures(checked, signaturesOn(signatures, string(user), string(device)), name); err == nil {
+				if shown, err := withSignatures(checked, signed.on(string(user), string(device)), name); err == nil {
 					keys.Devices[user][device] = shown
 				}
 			}
@@ -315,7 +315,7 @@ func addRemoteKeys(keys *Keys, viewer id.UserID, asked KeyQuery, got *peer.UserK
 			master: {got.MasterKeys, keys.Master}, selfSigning: {got.SelfSigningKeys, keys.SelfSigning},
 		} {
 			if k, err := parseCrossSigning(user, usage, of.from[user]); err == nil && k != nil {
-				if shown, err := withSignatures(k.Key, signaturesOn(signatures, string(user), k.Public), ""); err == nil {
+				if shown, err := withSignatures(k.Key, signed.on(string(user), k.Public), ""); err == nil {
 					of.to[user] = shown
 				}
 			}
