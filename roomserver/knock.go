@@ -76,7 +76,7 @@ func (s *Server) knockThrough(ctx context.Context, server string, j Join, conten
 	if err != nil {
 		return err
 	}
-	stripped, err := strippedOf(version, Invited{Room: j.Room, Stripped: state})
+	stripped, _, err := strippedOf(version, Invited{Room: j.Room, Stripped: state})
 	if err != nil {
 		return err
 	}

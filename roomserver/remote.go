@@ -302,13 +302,19 @@ func (s *Server) leaveRemote(ctx context.Context, user id.UserID, roomID id.Room
 	if err != nil {
 		return err
 	}
+	var left *event.Event
 	for _, server := range servers[:min(len(servers), 2)] {
-		if err = s.leaveThrough(ctx, server, user, roomID, content); err == nil {
+		if left, err = s.leaveThrough(ctx, server, user, roomID, content); err == nil {
 			break
 		}
 		s.Log.Info("could not leave through a server", zap.String("server", server), zap.Error(err))
 	}
-	invite.Membership = "leave"
+	if left == nil {
+		if left, err = s.leaveAlone(invite, content); err != nil {
+			return err
+		}
+	}
+	invite.Membership, invite.EventID, invite.Event = "leave", string(left.ID()), left.JSON()
 	return s.DB.Write(ctx, []string{"user:" + string(user)}, func(tx storage.Tx) error {
 		tx.SetInvite(invite)
 		tx.Announce(inviteFact(invite))
@@ -316,18 +322,37 @@ func (s *Server) leaveRemote(ctx context.Context, user id.UserID, roomID id.Room
 	})
 }
 
-func (s *Server) leaveThrough(ctx context.Context, server string, user id.UserID, roomID id.RoomID, content json.RawMessage) error {
+func (s *Server) leaveThrough(ctx context.Context, server string, user id.UserID, roomID id.RoomID, content json.RawMessage) (*event.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	made, err := s.Peer.MakeLeave(ctx, server, roomID, user)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, ev, err := s.finish(string(made.RoomVersion), made.Event, roomID, user, "leave", content)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return s.Peer.SendLeave(ctx, server, roomID, ev.ID(), ev.JSON())
+	return ev, s.Peer.SendLeave(ctx, server, roomID, ev.ID(), ev.JSON())
+}
+
+// leaveAlone makes the event that tells our user of a refused invite when no other server could take it.
+func (s *Server) leaveAlone(invite storage.Invite, content json.RawMessage) (*event.Event, error) {
+	version, ok := event.Lookup(invite.Version)
+	if !ok {
+		return nil, fmt.Errorf("the invite to %s has the unknown room version %q", invite.RoomID, invite.Version)
+	}
+	before := id.EventID(invite.EventID)
+	p := event.Proto{RoomID: id.RoomID(invite.RoomID), Sender: id.UserID(invite.User), Type: "m.room.member", StateKey: &invite.User,
+		Content: content, PrevEvents: []id.EventID{before}, AuthEvents: []id.EventID{before}, Depth: 1}
+	if version.EventFormat == event.FormatReferences {
+		was, err := event.ParseStored(version, before, invite.Event)
+		if err != nil {
+			return nil, err
+		}
+		p.ReferenceHashes = map[id.EventID]string{before: was.ReferenceHash()}
+	}
+	return event.Build(version, p, s.ServerName, s.KeyID, s.Key, time.Now())
 }
 
 // Invite is an invite that one of our users sends.
@@ -482,9 +507,13 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 	if err != nil {
 		return nil, err
 	}
-	stripped, err := strippedOf(version, in)
+	stripped, hasCreate, err := strippedOf(version, in)
 	if err != nil {
 		return nil, err
+	}
+	if version.RoomIDIsCreateHash && !hasCreate {
+		// spec: msc4311
+		return nil, chancery.MissingParam("the invite's state has not the room's create event")
 	}
 	here := false
 	err = s.in(ctx, in.Room, func(r *room) error {
@@ -515,12 +544,13 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 }
 
 // strippedOf makes the stripped state that our user sees from what came with an invite: whole events as
-// newer servers send them, or events stripped already.
-func strippedOf(version *event.Version, in Invited) (json.RawMessage, error) {
+// newer servers send them, or events stripped already. hasCreate says that the create event came whole.
+func strippedOf(version *event.Version, in Invited) (stripped json.RawMessage, hasCreate bool, err error) {
 	out := make([]json.RawMessage, 0, len(in.Stripped))
 	for _, raw := range in.Stripped {
 		if e, err := event.Parse(version, raw); err == nil && e.RoomID() == in.Room {
 			out = append(out, e.Stripped())
+			hasCreate = hasCreate || e.IsState("m.room.create", "")
 			continue
 		}
 		p := gjson.ParseBytes(raw)
@@ -530,9 +560,10 @@ func strippedOf(version *event.Version, in Invited) (json.RawMessage, error) {
 		text, err := json.Marshal(map[string]json.RawMessage{"type": json.RawMessage(p.Get("type").Raw), "state_key": json.RawMessage(p.Get("state_key").Raw),
 			"sender": json.RawMessage(p.Get("sender").Raw), "content": json.RawMessage(p.Get("content").Raw)})
 		if err != nil {
-			return nil, fmt.Errorf("strip state: %w", err)
+			return nil, false, fmt.Errorf("strip state: %w", err)
 		}
 		out = append(out, text)
 	}
-	return json.Marshal(out)
+	stripped, err = json.Marshal(out)
+	return stripped, hasCreate, err
 }

@@ -1,9 +1,13 @@
 package syncapi
 
 import (
+	"encoding/json"
 	"fmt"
 
+	"maunium.net/go/mautrix/id"
+
 	"chancery/roomserver"
+	"chancery/roomserver/event"
 	"chancery/roomserver/page"
 	"chancery/storage"
 )
@@ -26,12 +30,22 @@ func (a *answer) writeLeft() (*writer, error) {
 		}
 		section.inside(l.row.ID, room)
 	}
-	// Invites to rooms elsewhere that ended: all that is known is that they did.
+	// Invites to rooms elsewhere that ended: all that is known is the event that ended them.
 	for _, v := range a.invites {
 		if v.Membership == "leave" && a.news.elsewhere[v.RoomID] && a.q.filter.Room.room(v.RoomID) {
+			var events []json.RawMessage
+			if version, ok := event.Lookup(v.Version); ok {
+				ended, err := event.ParseStored(version, id.EventID(v.EventID), v.Event)
+				if err != nil {
+					return nil, fmt.Errorf("tell of the ended invite to %s: %w", v.RoomID, err)
+				}
+				if ended.Membership() != "invite" && ended.Membership() != "knock" {
+					events = append(events, event.Client(ended, nil, false))
+				}
+			}
 			room := &writer{}
 			a.writeState(room, nil)
-			writeTimeline(room, &timeline{}, nil)
+			writeTimeline(room, &timeline{}, events)
 			section.inside(v.RoomID, room)
 		}
 	}
