@@ -8,11 +8,17 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// readIgnored reads whose messages and invites the user does not want to see.
+const ignoredType = "m.ignored_user_list"
+
+// findIgnored finds whose messages and invites the user does not want to see.
 //
 // spec: c2s#ignoring-users
-func (a *answer) readIgnored() error {
-	content, ok, err := a.tx.AccountData(string(a.q.user), 0, "m.ignored_user_list")
+func (a *answer) findIgnored() error {
+	var ok bool
+	if a.ignored, ok = a.s.watch.ignoredBy(a.l, a.pos); ok {
+		return nil
+	}
+	content, ok, err := a.tx.AccountData(string(a.q.user), 0, ignoredType)
 	if err != nil {
 		return fmt.Errorf("read whom the user ignores: %w", err)
 	}
@@ -23,6 +29,7 @@ func (a *answer) readIgnored() error {
 			return true
 		})
 	}
+	a.next.ignored = a.ignored
 	return nil
 }
 

@@ -37,7 +37,9 @@ type answer struct {
 
 // pending is what an answer leaves behind once its text is made.
 type pending struct {
+	read     bool    // where the user is was read
 	gone     []int64 // rooms that the user is not in
+	ignored  map[id.UserID]bool
 	toDevice int64
 	more     bool // to-device messages found no room
 	typing   int64
@@ -98,16 +100,44 @@ func (a *answer) write() (*writer, error) {
 	return body, a.countKeys()
 }
 
-// begin reads what every part needs: whom the user ignores, where they are, and what is new.
+// begin finds what every part needs: whom the user ignores, where they are, and what is new.
 func (a *answer) begin() error {
-	user := string(a.q.user)
-	if err := a.readIgnored(); err != nil {
+	if err := a.findIgnored(); err != nil {
 		return err
 	}
 	a.viewer = clientevent.Viewer{User: a.q.user, Device: a.q.device}
 	for u := range a.ignored {
 		a.viewer.Ignored = append(a.viewer.Ignored, string(u))
 	}
+	if !a.q.incremental {
+		a.news = everything()
+		return a.readMemberships()
+	}
+	var err error
+	if rooms, ok := a.s.watch.roomsOf(a.l, a.q.since.Pos); ok {
+		a.members = make(map[int64]storage.Member, len(rooms))
+		for _, room := range rooms {
+			a.members[room] = storage.Member{Room: room, Membership: "join"}
+		}
+		if a.news, err = a.since(); err != nil {
+			return fmt.Errorf("read what is new: %w", err)
+		}
+		if !a.news.moved() {
+			return nil
+		}
+	}
+	if err := a.readMemberships(); err != nil {
+		return err
+	}
+	if a.news, err = a.since(); err != nil {
+		return fmt.Errorf("read what is new: %w", err)
+	}
+	return nil
+}
+
+// readMemberships reads where the user is, was, and is invited to.
+func (a *answer) readMemberships() error {
+	user := string(a.q.user)
 	rows, err := a.tx.RoomsOf(user, []string{"join", "invite", "knock", "leave", "ban"})
 	if err != nil {
 		return fmt.Errorf("read where the user is: %w", err)
@@ -117,22 +147,16 @@ func (a *answer) begin() error {
 		a.members[m.Room] = m
 	}
 	if a.invites, err = a.tx.InvitesOf(user); err != nil {
-		return err
+		return fmt.Errorf("read the user's invites: %w", err)
 	}
-	if a.q.incremental {
-		a.news, err = a.since()
-	} else {
-		a.news = everything()
-	}
-	if err != nil {
-		return fmt.Errorf("read what is new: %w", err)
-	}
+	a.next.read = true
 	a.sawGone()
 	return nil
 }
 
 // sawGone notes the rooms that the user was heard to be in and is not.
 func (a *answer) sawGone() {
+	a.next.gone = nil
 	a.s.watch.mu.Lock()
 	defer a.s.watch.mu.Unlock()
 	for room := range a.l.rooms {

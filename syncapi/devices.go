@@ -30,6 +30,9 @@ func (a *answer) writeToDevice(body *writer) error {
 	if a.q.device == "" {
 		return nil
 	}
+	if a.q.incremental && !a.news.toDevice && a.q.since.Pos >= a.l.from && !a.s.watch.owed(a.l, a.q.device, a.q.since.ToDevice) {
+		return nil
+	}
 	events, last, more, err := a.s.Users.ToDevice(a.tx, a.q.user, a.q.device, a.q.since.ToDevice, maxToDevice)
 	if err != nil {
 		return fmt.Errorf("read to-device messages: %w", err)

@@ -98,6 +98,9 @@ func (a *answer) timelineOf(j *joined) (*timeline, error) {
 	var key timelineKey
 	if alike {
 		key = timelineKey{j.row.NID, j.news.first, j.news.last, f.limit()}
+		// Who comes second waits for the first, who holds a connection of their own and waits for nobody.
+		done := a.s.shared.turn.take(key)
+		defer done()
 		if t, ok := a.s.shared.timelines.get(key); ok {
 			return t, nil
 		}

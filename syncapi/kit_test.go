@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"chancery"
@@ -50,7 +51,7 @@ type server struct {
 	log   *eventlog.Log
 	sync  *syncapi.Server
 	txn   int
-	trace func(string)
+	trace atomic.Value // of func(string): told every statement
 }
 
 func eachEngine(t *testing.T, test func(*server)) {
@@ -71,8 +72,8 @@ func serve(t testing.TB, o sql.Options, tailBytes int64) *server {
 	}
 	var err error
 	o.Trace = func(statement string) {
-		if s.trace != nil {
-			s.trace(statement)
+		if tell, ok := s.trace.Load().(func(string)); ok {
+			tell(statement)
 		}
 	}
 	s.db, err = storage.Open(ctx, o)

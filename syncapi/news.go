@@ -31,6 +31,16 @@ type roomNews struct {
 	data    map[string]bool // types of account data of the room
 }
 
+// moved says whether the user's own memberships or invites may have changed.
+func (n *news) moved() bool {
+	for _, r := range n.rooms {
+		if r.mine {
+			return true
+		}
+	}
+	return len(n.elsewhere) > 0
+}
+
 // An answer that would need more facts than this from SQL reads sums of them instead.
 const maxFacts = 5000
 

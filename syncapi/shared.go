@@ -69,6 +69,38 @@ type shared struct {
 	bases     *recent[baseKey, base]
 	timelines *recent[timelineKey, *timeline]
 	numbers   *recent[id.RoomID, int64]
+	turn      turns
+}
+
+// turns lets one goroutine at a time read what many want.
+type turns struct {
+	mu sync.Mutex // guards of; a leaf
+	of map[timelineKey]*turn
+}
+
+type turn struct {
+	sync.Mutex
+	waiting int
+}
+
+func (t *turns) take(key timelineKey) (done func()) {
+	t.mu.Lock()
+	v := t.of[key]
+	if v == nil {
+		v = &turn{}
+		t.of[key] = v
+	}
+	v.waiting++
+	t.mu.Unlock()
+	v.Lock()
+	return func() {
+		v.Unlock()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if v.waiting--; v.waiting == 0 {
+			delete(t.of, key)
+		}
+	}
 }
 
 type filterKey struct {
@@ -78,6 +110,7 @@ type filterKey struct {
 
 func newShared() *shared {
 	return &shared{
+		turn:      turns{of: map[timelineKey]*turn{}},
 		filters:   newRecent[filterKey, *filter](2 << 20),
 		bases:     newRecent[baseKey, base](2 << 20),
 		timelines: newRecent[timelineKey, *timeline](8 << 20),

@@ -46,6 +46,12 @@ type listener struct {
 	typed   map[int64]int64 // by room, the latest change of who is typing
 	present int64           // the latest change of a presence that the user may see
 
+	ownAt     int64 // the latest fact about the user's own memberships and invites
+	exactAt   int64 // at this position rooms were those that the user was in; later for as long as ownAt is not above it
+	ignoreAt  int64 // the latest fact about whom the user ignores
+	ignored   map[id.UserID]bool
+	ignoredAt int64 // the position at which ignored was read; 0: never
+
 	keysAt  map[id.DeviceID]int64 // the latest fact about the keys of each device; "": of all
 	devices map[id.DeviceID]*device
 }
@@ -184,9 +190,13 @@ func (w *watch) tell(f *sql.Fact, shared map[string][]int64, woken map[*listener
 	case sql.FactEvent, sql.FactState, sql.FactRoomComplete, sql.FactPurge:
 		if own != nil && f.User != "" {
 			w.enter(own, f.Room) // whether they came or left is found out when they are told
+			own.ownAt = f.Pos
 			mark(own)
 		}
 		for l := range w.rooms[f.Room] {
+			if f.Kind == sql.FactRoomComplete || f.Kind == sql.FactPurge {
+				l.ownAt = f.Pos
+			}
 			mark(l)
 		}
 	case sql.FactReceipt:
@@ -212,10 +222,17 @@ func (w *watch) tell(f *sql.Fact, shared map[string][]int64, woken map[*listener
 		}
 	case sql.FactInvite, sql.FactToDevice, sql.FactAccountData:
 		if own != nil {
+			switch {
+			case f.Kind == sql.FactInvite:
+				own.ownAt = f.Pos
+			case f.Kind == sql.FactAccountData && f.Extra == ignoredType:
+				own.ignoreAt = f.Pos
+			}
 			mark(own)
 		}
 	case sql.FactEpoch:
 		for _, l := range w.users {
+			l.ownAt, l.ignoreAt = f.Pos, f.Pos
 			mark(l)
 		}
 	}
@@ -332,12 +349,49 @@ func (w *watch) told(l *listener, of id.DeviceID, since, pos int64, n *pending) 
 	if changed <= pos {
 		d.keys = n.keys
 	}
-	if l.last <= pos { // else later, when all is told
+	if n.read && l.ownAt <= pos { // else later, when that is told
 		for _, room := range n.gone {
 			w.exit(l, room)
 		}
+		l.exactAt = max(l.exactAt, pos)
+	}
+	if n.ignored != nil && l.ignoreAt <= pos && pos > l.ignoredAt {
+		l.ignored, l.ignoredAt = n.ignored, pos
 	}
 	return changed > since && changed <= pos
+}
+
+// roomsOf lists the rooms that a user is in, if they are known: all that changed them is heard, up to the
+// end and so up to the token, and what lies above is for the caller to look at.
+func (w *watch) roomsOf(l *listener, since int64) ([]int64, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if l.exactAt == 0 || l.ownAt > l.exactAt || since > w.end {
+		return nil, false
+	}
+	rooms := make([]int64, 0, len(l.rooms))
+	for room := range l.rooms {
+		rooms = append(rooms, room)
+	}
+	return rooms, true
+}
+
+// ignoredBy gives whom a user ignores, if it is known up to a position.
+func (w *watch) ignoredBy(l *listener, pos int64) (map[id.UserID]bool, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if l.ignoredAt == 0 || l.ignoreAt > l.ignoredAt || pos > max(w.end, l.ignoredAt) {
+		return nil, false
+	}
+	return l.ignored, true
+}
+
+// owed says whether to-device messages may wait for a device of which no fact tells.
+func (w *watch) owed(l *listener, of id.DeviceID, since int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := l.devices[of]
+	return d == nil || d.more || d.given != since
 }
 
 // keysOf gives the counts of a device's keys, if they are known.

@@ -1,0 +1,144 @@
+package syncapi_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"chancery/roomserver"
+	"chancery/storage"
+	"chancery/storage/sql/sqltest"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// counted lists the statements that a deed costs.
+func (s *server) counted(deed func()) []string {
+	var mu sync.Mutex
+	var list []string
+	s.trace.Store(func(statement string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !strings.Contains(statement, "max(pos)") || strings.Contains(statement, "FROM members") { // the once-a-second look
+			list = append(list, strings.Join(strings.Fields(statement), " "))
+		}
+	})
+	deed()
+	s.trace.Store(func(string) {})
+	mu.Lock()
+	defer mu.Unlock()
+	return list
+}
+
+func TestEmptySyncCostsNoSQL(t *testing.T) {
+	eachEngine(t, func(s *server) {
+		room := s.create(alice, nil)
+		other := s.create(bob, nil)
+		since := s.get(alice, "").next()
+		since = s.get(alice, since).next()
+		s.say(bob, other, "not for alice")
+		since = s.get(alice, since).next()
+		list := s.counted(func() {
+			for range 3 {
+				a := s.get(alice, since, "timeout", "30")
+				if a.Get("rooms").Exists() || !a.Get("device_unused_fallback_key_types").Exists() {
+					s.t.Errorf("an empty sync says %s", a.Raw)
+				}
+				since = a.next()
+			}
+		})
+		if len(list) != 0 {
+			s.t.Errorf("empty syncs cost %d statements:\n%s", len(list), strings.Join(list, "\n"))
+		}
+		s.join(bob, room)
+		bobs := s.get(bob, s.get(bob, "").next()).next()
+		since = s.get(alice, since).next()
+		s.say(alice, room, "x")
+		for _, c := range []struct {
+			who, since string
+			most       int
+		}{{alice, since, 10}, {bob, bobs, 4}} { // what they have in common is read once
+			list := s.counted(func() { same(s.t, "news", s.get(c.who, c.since).bodies("join", room), []string{"x"}) })
+			if len(list) > c.most {
+				s.t.Errorf("one message costs %s %d statements, want %d:\n%s", c.who, len(list), c.most, strings.Join(list, "\n"))
+			}
+		}
+	})
+}
+
+// crowd makes a room with many members, each with a token.
+func crowd(b *testing.B, s *server, n int) (room string, users, since []string) {
+	room = s.create(alice, nil)
+	for i := range n {
+		user := fmt.Sprintf("@user%d:test", i)
+		if err := s.rooms.Join(b.Context(), roomserver.Join{User: id.UserID(user), Room: id.RoomID(room)}); err != nil {
+			b.Fatal(err)
+		}
+		users = append(users, user)
+	}
+	err := s.db.Write(b.Context(), nil, func(tx storage.Tx) error {
+		for _, u := range users {
+			if _, err := tx.InsertDevice(storage.Device{User: u, ID: "DEVICE"}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, u := range users {
+		since = append(since, s.get(u, s.get(u, "").next()).next())
+	}
+	return room, users, since
+}
+
+func BenchmarkEmptySync(b *testing.B) {
+	s := serve(b, sqltest.SQLite(b), 16<<20)
+	_, users, since := crowd(b, s, 1)
+	b.ResetTimer()
+	for range b.N {
+		s.get(users[0], since[0])
+	}
+}
+
+// One message to 100 members, each of whom syncs: the time until all have it.
+func BenchmarkMessageToHundred(b *testing.B) {
+	for _, engine := range []string{"SQLite", "PostgreSQL"} {
+		b.Run(engine, func(b *testing.B) {
+			o := sqltest.SQLite
+			if engine == "PostgreSQL" {
+				o = sqltest.PostgreSQL
+			}
+			s := serve(b, o(b), 16<<20)
+			room, users, since := crowd(b, s, 100)
+			statements := 0
+			b.ResetTimer()
+			for range b.N {
+				list := s.counted(func() {
+					var all sync.WaitGroup
+					for i, u := range users {
+						all.Go(func() {
+							for {
+								a, err := s.tryAsk(u, "GET", syncPath(since[i], "timeout", "30000", "filter", `{"presence":{"types":[]}}`), nil)
+								if err != nil || a.status != 200 {
+									b.Errorf("%d %v", a.status, err)
+									return
+								}
+								since[i] = synced{a}.next()
+								if len((synced{a}).bodies("join", room)) > 0 {
+									return
+								}
+							}
+						})
+					}
+					s.say(alice, room, "to all")
+					all.Wait()
+				})
+				statements += len(list)
+			}
+			b.ReportMetric(float64(statements)/float64(b.N)/100, "statements/member")
+		})
+	}
+}
