@@ -89,10 +89,11 @@ func (o *Outbox) Run(ctx context.Context) error {
 		}
 		return fmt.Errorf("read the outbox: %w", err)
 	}
+	from := o.cursor
 	flushed := make(chan error, 1)
 	go func() { flushed <- o.keepFlushing(ctx, cancel) }()
 	o.running.Go(func() { o.keepTelling(ctx) })
-	err := o.Facts.Read(ctx, outboxName, o.cursor, o.take)
+	err := o.Facts.Read(ctx, outboxName, from, o.take)
 	cancel()
 	o.mu.Lock()
 	o.ctx = nil // nothing new begins
