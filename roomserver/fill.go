@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync"
 
@@ -117,13 +118,23 @@ func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (g
 func (s *Server) placeHistory(ctx context.Context, server string, roomID id.RoomID, gap *openGap, events []*event.Event) (int, error) {
 	events = s.verified(ctx, events, nil)
 	chain := belowGap(gap, events)
-	if len(chain) == 0 {
+	found := len(chain)
+	if found == 0 {
 		return 0, nil
 	}
 	// Oldest first: each one's state is that after its prev events.
 	slices.Reverse(chain)
-	placed := 0
-	ord := gap.ord - int64(len(chain))
+	var ord int64
+	err := s.in(ctx, roomID, func(r *room) (err error) {
+		if chain, err = r.withoutPlaced(chain); err == nil {
+			ord, err = r.roomBelow(gap.ord, int64(len(chain)))
+		}
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	placed := found - len(chain) // by another way, meanwhile
 	for i, ev := range chain {
 		at := ord + int64(i)
 		err := s.takeHistory(ctx, server, roomID, ev, at)
@@ -137,6 +148,54 @@ func (s *Server) placeHistory(ctx context.Context, server string, roomID id.Room
 		return 0, nil
 	}
 	return placed, s.closeGap(ctx, roomID, gap)
+}
+
+// withoutPlaced leaves out the events that have been judged already.
+func (r *room) withoutPlaced(events []*event.Event) ([]*event.Event, error) {
+	ids := make([]id.EventID, len(events))
+	for i, ev := range events {
+		ids[i] = ev.ID()
+	}
+	known, err := r.eventsByID(ids)
+	return slices.DeleteFunc(events, func(ev *event.Event) bool {
+		was := known[ev.ID()]
+		return was != nil && was.Status != storage.Outlier
+	}), err
+}
+
+// A run of events without room between them is followed this many pieces down; below a longer one
+// events go under everything.
+const (
+	runPiece  = 1000
+	runPieces = 50
+)
+
+// roomBelow finds the highest n free places in a row below an order. They need not be next to it: what is
+// missing below an event in the middle of what came at once finds its neighbours there already.
+func (r *room) roomBelow(ord, n int64) (first int64, err error) {
+	first = r.low - n
+	err = r.read(func(tx storage.Tx) error {
+		top := ord // everything from here up to ord is taken, or too narrow
+		for range runPieces {
+			places, err := tx.PlacesBelow(r.row.NID, top-1, math.MinInt64, runPiece)
+			if err != nil {
+				return err
+			}
+			for _, p := range places {
+				if top-p.Ord > n {
+					first = top - n
+					return nil
+				}
+				top = p.Ord
+			}
+			if len(places) < runPiece {
+				first = top - n
+				return nil
+			}
+		}
+		return nil
+	})
+	return first, err
 }
 
 // belowGap sorts what was sent so that every event comes after those that build on it: newest first. What
@@ -214,16 +273,19 @@ func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
 	if len(n.auth) > 0 {
 		return n
 	}
-	if g != nil {
+	if len(n.prev) > 0 {
 		h.before, err = r.rootOf(g.state)
 		h.missing = n.prev
-	} else {
+	} else { // what we know ourselves is better than what another server says
 		h.before, err = r.resolve(rootsAfter(prev))
 	}
 	if err != nil {
 		return err
 	}
 	if h.status, err = r.judgePast(ev, h.before, auths); err != nil {
+		return err
+	}
+	if h.referenced, err = r.isReferenced(ev.ID()); err != nil {
 		return err
 	}
 	a, err := r.add(ev, h)

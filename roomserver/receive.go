@@ -245,10 +245,10 @@ func (r *room) take(ev *event.Event, g *given) error {
 	if len(n.auth) > 0 {
 		return n
 	}
-	if g != nil && g.hasState {
+	if len(n.prev) > 0 {
 		h.before, err = r.rootOf(g.state)
 		h.missing = n.prev
-	} else {
+	} else { // what we know ourselves is better than what another server says
 		h.before, err = r.resolve(rootsAfter(prev))
 	}
 	if err != nil {
