@@ -227,7 +227,7 @@ func (s *Server) fetchDueLists(ctx context.Context) (wait time.Duration, err err
 			}
 			at, ok, err := tx.NextStaleDeviceList()
 			if ok {
-				wait = min(wait, max(time.UnixMilli(at).Sub(time.Now()), 10*time.Millisecond))
+				wait = min(wait, max(time.Until(time.UnixMilli(at)), 10*time.Millisecond))
 			}
 			return err
 		})

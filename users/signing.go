@@ -77,13 +77,6 @@ func (k *signedKey) sign(signer id.UserID, keyID, signature string) {
 	k.signatures[signer][keyID] = signature
 }
 
-// text is a member that is a string, or "".
-func (k signedKey) text(name string) string {
-	var s string
-	_ = json.Unmarshal(k.members[name], &s) // what is no string is as good as none
-	return s
-}
-
 // sameKey says whether two objects differ in their signatures only.
 func sameKey(a, b signedKey) bool {
 	x, err := a.payload()

@@ -14,7 +14,6 @@ import (
 	"chancery/config"
 )
 
-
 func runServe(ctx context.Context, args []string, t terminal) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	var from configFlags
