@@ -68,7 +68,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if len(o.Only) == 0 {
 		o.Only = Components
 	}
-	s := &server{Options: o, cfg: o.Config}
+	s := &server{Options: o, cfg: o.Config, lost: make(chan error, 1)}
 	defer func() {
 		for _, undo := range slices.Backward(s.undo) {
 			undo()
@@ -105,6 +105,7 @@ type server struct {
 	metrics  *endpoint.Metrics
 	limits   *endpoint.Limits
 	ready    atomic.Bool
+	lost     chan error // the database went back under us: nothing may be served from memory any more
 
 	clientListen, fedListen, metricsListen, operatorListen []net.Listener
 }
@@ -135,7 +136,16 @@ func (s *server) openData(ctx context.Context) error {
 		return err
 	}
 	s.undo = append(s.undo, func() { s.db.Close() })
+	s.db.OnLost(s.stopFor)
 	return nil
+}
+
+// stopFor ends the server: positions that clients hold would be used twice if it went on.
+func (s *server) stopFor(err error) {
+	select {
+	case s.lost <- err:
+	default:
+	}
 }
 
 // openLog begins to tell what is committed. A log that has told more than the database has means that the
@@ -150,7 +160,10 @@ func (s *server) openLog(ctx context.Context) (err error) {
 			return fmt.Errorf("begin a new epoch: %w", err)
 		}
 	}
-	s.log, err = eventlog.Open(ctx, s.nats, s.db, eventlog.Options{Log: s.Log.Named("log")})
+	s.log, err = eventlog.Open(ctx, s.nats, s.db, eventlog.Options{Log: s.Log.Named("log"),
+		Rewound: func(told, end int64) {
+			s.stopFor(fmt.Errorf("the database went back from position %d to %d: it was restored or failed over while we ran", told, end))
+		}})
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
 	}
@@ -372,6 +385,8 @@ func (s *server) run(ctx context.Context) error {
 		select {
 		case <-belowCtx.Done():
 			return errComponent
+		case err := <-s.lost:
+			return err
 		case <-frontCtx.Done():
 			return nil
 		}
