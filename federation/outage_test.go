@@ -27,6 +27,11 @@ func (n *node) numbered(user id.UserID, room id.RoomID, prefix string, count int
 
 func (n *node) hears(room id.RoomID, want []string) {
 	n.t.Helper()
+	defer func() {
+		if got := n.said(room); n.t.Failed() && !slices.Equal(got, want) {
+			n.t.Logf("of %d messages there are %d: %.1500q", len(want), len(got), got)
+		}
+	}()
 	eventually(n.t, "all messages arrive once and in order", func() bool { return slices.Equal(n.said(room), want) })
 }
 

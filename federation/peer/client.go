@@ -275,7 +275,7 @@ func (c *Client) Stream(ctx context.Context, destination, method, path string, b
 	}
 	_, port, ok := SplitServerName(destination)
 	if !ok {
-		return nil, unreachable(destination, errors.New("not a valid server name"))
+		return nil, &Error{Destination: destination, visible: chancery.InvalidParam("%.100q is not a valid server name", destination)}
 	}
 	if destination == c.name {
 		return nil, unreachable(destination, errors.New("that is this server"))
