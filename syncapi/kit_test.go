@@ -51,6 +51,7 @@ type server struct {
 	log   *eventlog.Log
 	sync  *syncapi.Server
 	txn   int
+	stop  func()       // ends the long polls
 	trace atomic.Value // of func(string): told every statement
 }
 
@@ -104,10 +105,12 @@ func serve(t testing.TB, o sql.Options, tailBytes int64) *server {
 	}))
 	s.sync = syncapi.New(syncapi.Options{DB: s.db, Reader: reader, Tail: s.log.Tail(), Users: s.users, NATS: nats.Conn(),
 		ServerName: "test", Presence: true, Log: log})
+	syncing, stop := context.WithCancel(ctx)
+	s.stop = stop
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := s.sync.Run(ctx); err != nil {
+		if err := s.sync.Run(syncing); err != nil {
 			t.Error(err)
 		}
 	}()

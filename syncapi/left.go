@@ -65,6 +65,10 @@ func (a *answer) writeLeave(l *left) (*writer, error) {
 			return nil, err
 		}
 	}
+	if leave != nil {
+		a.viewer.Until = leave.Ord
+		defer func() { a.viewer.Until = 0 }()
+	}
 	events, err := a.format(l.row, j.timeline.events, false)
 	if err != nil {
 		return nil, err

@@ -13,7 +13,7 @@ import (
 // Where branches of the room meet, what holds after the timeline may be neither what held before it nor
 // what stands in it: such events come too.
 //
-// spec: c2s/sync, proposal 4222
+// spec: c2s/sync, msc4222
 func (a *answer) stateOf(j *joined) ([]*roomserver.Stored, error) {
 	end := rootOf(j.row)
 	at := j.timeline.start

@@ -71,7 +71,7 @@ func TestIncrementalSyncTellsWhatIsNewOnce(t *testing.T) {
 	})
 }
 
-// spec: c2s/sync (use_state_after), proposal 4222
+// spec: c2s/sync (use_state_after), msc4222
 func TestStateAfterHoldsAtTheEndOfTheTimeline(t *testing.T) {
 	for _, name := range []string{"use_state_after", "org.matrix.msc4222.use_state_after"} {
 		s := onSQLite(t)

@@ -1,0 +1,124 @@
+package syncapi_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// spec: c2s#e2e-extensions-to-sync
+func TestKeyCountsAreInEveryAnswer(t *testing.T) {
+	eachEngine(t, func(s *server) {
+		key := func(n string) object { return object{"key": n, "signatures": object{}} }
+		since := s.get(bob, "").next()
+		if a := s.get(bob, since); a.Get("device_one_time_keys_count.signed_curve25519").Int() != 0 {
+			s.t.Errorf("without keys: %s", a.Raw)
+		}
+		s.ok(bob, "POST", v3+"/keys/upload", object{"one_time_keys": object{"signed_curve25519:AAA": key("a"), "signed_curve25519:BBB": key("b")},
+			"fallback_keys": object{"signed_curve25519:FFF": object{"key": "f", "fallback": true, "signatures": object{}}}})
+		a := s.get(bob, since, "timeout", "20000")
+		if a.Get("device_one_time_keys_count.signed_curve25519").Int() != 2 || a.Get("device_unused_fallback_key_types.0").Str != "signed_curve25519" {
+			s.t.Errorf("after the upload: %s", a.Raw)
+		}
+		got := make(chan answer, 1)
+		began := time.Now()
+		go func() {
+			v, _ := s.tryAsk(bob, "GET", syncPath(a.next(), "timeout", "20000", "filter", `{"presence":{"types":[]}}`), nil)
+			got <- v
+		}()
+		s.ok(alice, "POST", v3+"/keys/claim", object{"one_time_keys": object{bob: object{"DEVICE": "signed_curve25519"}}})
+		b := synced{<-got}
+		if b.Get("device_one_time_keys_count.signed_curve25519").Int() != 1 || time.Since(began) > 10*time.Second {
+			s.t.Errorf("after the claim: %s", b.Raw)
+		}
+		if c := s.get(bob, b.next()); c.Get("device_one_time_keys_count.signed_curve25519").Int() != 1 {
+			s.t.Errorf("an empty sync has no counts: %s", c.Raw)
+		}
+	})
+}
+
+// spec: c2s#presence
+func TestPresenceOfThoseWhoShareARoom(t *testing.T) {
+	s := onSQLite(t)
+	room := s.create(alice, nil)
+	s.join(bob, room)
+	a := s.get(alice, s.get(alice, "").next())
+	s.ok(carol, "PUT", v3+"/presence/"+carol+"/status", object{"presence": "online", "status_msg": "stranger"})
+	s.ok(bob, "PUT", v3+"/presence/"+bob+"/status", object{"presence": "unavailable", "status_msg": "tea"})
+	var seen string
+	for range 20 {
+		a = s.get(alice, a.next(), "timeout", "500")
+		seen += a.Get("presence").Raw
+		if strings.Contains(seen, "tea") {
+			break
+		}
+	}
+	if !strings.Contains(seen, "tea") || strings.Contains(seen, "stranger") {
+		t.Errorf("presence: %s", seen)
+	}
+}
+
+// spec: c2s/sync (RoomSummary)
+func TestSummaryNamesHeroesWhereThereIsNoName(t *testing.T) {
+	s := onSQLite(t)
+	room := s.create(alice, nil)
+	s.join(bob, room)
+	s.invite(alice, room, carol)
+	a := s.get(alice, "")
+	same(t, "summary", a.room("join", room).Get("summary").Raw, `{"m.heroes":["@bob:test","@carol:test"],"m.joined_member_count":2,"m.invited_member_count":1}`)
+	s.join(carol, room)
+	a = s.get(alice, a.next())
+	same(t, "changed summary", a.room("join", room).Get("summary").Raw, `{"m.heroes":["@bob:test","@carol:test"],"m.joined_member_count":3,"m.invited_member_count":0}`)
+	s.leave(bob, room)
+	s.leave(carol, room)
+	a = s.get(alice, a.next())
+	same(t, "those who left", a.room("join", room).Get(`summary.m\.heroes`).Raw, `["@bob:test","@carol:test"]`)
+}
+
+// spec: c2s/sync (full_state)
+func TestFullStateRepeatsTheStateOnly(t *testing.T) {
+	s := onSQLite(t)
+	room := s.create(alice, object{"preset": "public_chat", "name": "n"})
+	s.say(alice, room, "old")
+	since := s.get(alice, "").next()
+	s.say(alice, room, "new")
+	a := s.get(alice, since, "full_state", "true", "timeout", "10000")
+	same(t, "timeline", a.bodies("join", room), []string{"new"})
+	if n := len(a.room("join", room).Get("state.events").Array()); n < 6 {
+		t.Errorf("%d state events: %s", n, a.room("join", room))
+	}
+	a = s.get(alice, a.next(), "full_state", "true", "timeout", "10000")
+	if !a.room("join", room).Exists() || len(a.bodies("join", room)) != 0 {
+		t.Errorf("nothing new: %s", a.Raw)
+	}
+}
+
+// A long poll of somebody who is in no room ends with an invite; one that is stopped answers.
+func TestInviteWakesAndStopAnswers(t *testing.T) {
+	eachEngine(t, func(s *server) {
+		room := s.create(alice, object{"preset": "private_chat"})
+		since := s.get(carol, s.get(carol, "").next()).next()
+		got := make(chan answer, 1)
+		poll := func(since string) {
+			v, err := s.tryAsk(carol, "GET", syncPath(since, "timeout", "25000"), nil)
+			if err != nil {
+				s.t.Error(err)
+			}
+			got <- v
+		}
+		began := time.Now()
+		go poll(since)
+		time.Sleep(100 * time.Millisecond)
+		s.invite(alice, room, carol)
+		a := synced{<-got}
+		if !a.room("invite", room).Exists() || time.Since(began) > 10*time.Second {
+			s.t.Fatalf("the invite: %s", a.Raw)
+		}
+		go poll(a.next())
+		time.Sleep(100 * time.Millisecond)
+		s.stop()
+		if b := (synced{<-got}); b.next() == "" || time.Since(began) > 15*time.Second {
+			s.t.Errorf("a poll that is stopped answers %s", b.Raw)
+		}
+	})
+}
