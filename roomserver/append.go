@@ -74,9 +74,17 @@ type how struct {
 	history    *int64 // its place, for what is filled in below the newest
 }
 
+// distrust has the room read again after an error: memory has part of what will never be stored.
+func (r *room) distrust(err *error) {
+	if *err != nil {
+		r.loaded = false
+	}
+}
+
 // add puts an event at the end of the room, in memory, and says what must be written. The caller
 // has authorised it. Everything here happens under the room's exclusion.
-func (r *room) add(ev *event.Event, h how) (*addition, error) {
+func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
+	defer r.distrust(&err)
 	a := &addition{Stored: &Stored{Event: ev, Room: r.row.NID, Before: h.before, After: h.before, Status: h.status}, missing: h.missing, referenced: h.referenced, own: h.own}
 	if h.row != nil {
 		a.NID, a.known = h.row.NID, true

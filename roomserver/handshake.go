@@ -9,6 +9,7 @@ import (
 	"chancery/roomserver/auth"
 	"chancery/roomserver/event"
 	"chancery/roomserver/state"
+	"chancery/storage"
 
 	"github.com/tidwall/gjson"
 	"github.com/tidwall/sjson"
@@ -192,11 +193,11 @@ func (s *Server) letIn(ctx context.Context, ev *event.Event, membership string) 
 
 // takeProposed adds an event made of our proposal. It must be allowed now, not only where it stands.
 func (r *room) takeProposed(ev *event.Event) (before state.Root, err error) {
-	known, err := r.eventsByID([]id.EventID{ev.ID()})
+	was, err := r.seen(ev)
 	if err != nil {
 		return 0, err
 	}
-	if was := known[ev.ID()]; was != nil && was.Placed {
+	if was != nil && was.Placed {
 		return was.Before, nil
 	}
 	n := &needs{}
@@ -222,12 +223,26 @@ func (r *room) takeProposed(ev *event.Event) (before state.Root, err error) {
 			return 0, asRefusal(err)
 		}
 	}
-	a, err := r.add(ev, how{before: before, own: true})
+	a, err := r.add(ev, how{before: before, own: true, row: was})
 	if err != nil {
 		return 0, err
 	}
 	r.submit(a)
 	return before, nil
+}
+
+// seen finds what is here of an event that somebody brings: nothing, an outlier, one that failed softly, or
+// one in its place. One that was rejected stays so.
+func (r *room) seen(ev *event.Event) (*Stored, error) {
+	known, err := r.eventsByID([]id.EventID{ev.ID()})
+	if err != nil {
+		return nil, err
+	}
+	was := known[ev.ID()]
+	if was != nil && was.Status == storage.Rejected {
+		return nil, chancery.Forbidden("the event was rejected")
+	}
+	return was, nil
 }
 
 // stateFor gives the state before the join and the auth chains of all of it.

@@ -13,7 +13,8 @@ import (
 // addOutliers stores events that another server gave us as state or auth events, auth events first. Each
 // is judged by its own auth events; those that fail are kept as rejected, those whose auth events nobody
 // gave us are left out.
-func (r *room) addOutliers(list []*event.Event) error {
+func (r *room) addOutliers(list []*event.Event) (err error) {
+	defer r.distrust(&err)
 	ids := make([]id.EventID, 0, 2*len(list))
 	byID := make(map[id.EventID]*event.Event, len(list))
 	for _, ev := range list {
@@ -24,6 +25,9 @@ func (r *room) addOutliers(list []*event.Event) error {
 	}
 	known, err := r.eventsByID(ids)
 	if err != nil {
+		return err
+	}
+	if _, err := r.createEvent(); err != nil { // else a list could bring another one
 		return err
 	}
 	for _, ev := range list {

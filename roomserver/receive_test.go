@@ -284,3 +284,38 @@ func TestForgedEventsAreRefused(t *testing.T) {
 		t.Errorf("an event after a gap got %v", got[gap.ID()])
 	}
 }
+
+// What failed softly may be allowed later, when its server brings it again by a handshake: it is stored once,
+// and nothing else that is on the way into the room fails.
+//
+// spec: s2s/sendJoinV2, s2s#soft-failure
+func TestSoftFailedJoinMayComeAgain(t *testing.T) {
+	eachVersionAndEngine(t, func(t *testing.T, version string, o sql.Options) {
+		s, b := beside(t, o)
+		room := newRoom(t, s, version)
+		b.join(t, s, room)
+		made, err := s.MakeMembership(t.Context(), b.name, room, "@dave:b.example", "join", []string{version})
+		if err != nil {
+			t.Fatal(err)
+		}
+		join := b.sign(t, made.Version, made.Event, nil)
+		empty := ""
+		send(t, s, room, "m.room.join_rules", &empty, map[string]any{"join_rule": "invite"})
+		if err := s.Receive(t.Context(), b.name, []json.RawMessage{join.JSON()})[join.ID()]; err != nil {
+			t.Fatal(err)
+		}
+		if got := statusOf(t, s, join.ID()); got != storage.SoftFailed {
+			t.Fatalf("the late join has status %d", got)
+		}
+		send(t, s, room, "m.room.join_rules", &empty, map[string]any{"join_rule": "public"})
+		if _, err := s.TakeMembership(t.Context(), b.name, room, join.ID(), join.JSON(), "join"); err != nil {
+			t.Fatal(err)
+		}
+		if got := statusOf(t, s, join.ID()); got != storage.Accepted {
+			t.Errorf("the join has status %d", got)
+		}
+		if ev := stateOf(t, s, room, "m.room.member", "@dave:b.example"); ev == nil || ev.Membership() != "join" {
+			t.Error("dave is not in the room")
+		}
+	})
+}

@@ -193,7 +193,11 @@ func (s *Server) enter(ctx context.Context, version *event.Version, ev *event.Ev
 			return r.take(ev, g)
 		}
 		create := g.state[i]
-		if r.create != nil && r.create.ID() != create.ID() {
+		was, err := r.createEvent()
+		if err != nil {
+			return err
+		}
+		if was != nil && was.ID() != create.ID() || r.version != version {
 			return chancery.Errorf(502, chancery.CodeUnknown, "the state that came with the join is of another room")
 		}
 		if err := checkAlone(create); err != nil {
@@ -211,6 +215,9 @@ func (s *Server) enter(ctx context.Context, version *event.Version, ev *event.Ev
 			return asRefusal(err)
 		}
 		h := how{before: root, replace: true}
+		if h.row, err = r.seen(ev); err != nil {
+			return err
+		}
 		prev := &needs{}
 		if _, err := r.prevOf(ev, prev); err != nil {
 			return err
@@ -421,11 +428,15 @@ func (s *Server) inviteRemote(ctx context.Context, n NewEvent, server string) er
 		return chancery.Errorf(502, chancery.CodeUnknown, "the other server did not sign the invite").Because(errs[0])
 	}
 	return s.in(ctx, n.Room, func(r *room) error {
+		was, err := r.seen(signed)
+		if err != nil || was != nil && was.Placed { // the other server may have sent it back already
+			return err
+		}
 		// The room may have moved meanwhile: the invite must still be allowed.
 		if err := r.allowedBy(signed, state.Root(r.row.Root)); err != nil {
 			return asRefusal(err)
 		}
-		a, err := r.add(signed, how{before: before, own: true})
+		a, err := r.add(signed, how{before: before, own: true, row: was})
 		if err != nil {
 			return err
 		}
