@@ -112,19 +112,26 @@ func (s *Server) Fill(ctx context.Context, origin, mediaID string, in Upload) er
 }
 
 // fillable says why an ID cannot be filled, before a byte of the file is read.
-func (s *Server) fillable(ctx context.Context, origin, mediaID string, user id.UserID) error {
-	v, ok, err := s.row(ctx, origin, mediaID)
+func (s *Server) fillable(ctx context.Context, origin, name string, user id.UserID) error {
+	if origin != s.ServerName || !mediaID.MatchString(name) {
+		return notReserved()
+	}
+	v, ok, err := s.row(ctx, origin, name)
 	switch {
 	case err != nil:
 		return err
-	case !ok || origin != s.ServerName || v.Hash == "" && v.Expires <= s.now().UnixMilli():
-		return chancery.NotFound("the media ID was not reserved, or not in time")
+	case !ok || v.Hash == "" && v.Expires <= s.now().UnixMilli():
+		return notReserved()
 	case v.User != string(user):
 		return chancery.Forbidden("another user reserved this media ID")
 	case v.Hash != "":
 		return alreadyUploaded()
 	}
 	return nil
+}
+
+func notReserved() *chancery.Error {
+	return chancery.NotFound("the media ID was not reserved, or not in time")
 }
 
 func alreadyUploaded() *chancery.Error {
