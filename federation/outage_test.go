@@ -105,7 +105,7 @@ func TestBackoffEndsWhenThePeerSpeaks(t *testing.T) {
 
 // The back-off is stored, so that a restart does not hammer a server that is down.
 func TestBackoffSurvivesARestart(t *testing.T) {
-	pair(t, func(t *testing.T, a, b *node) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
 		a.halt()
 		a.retry = time.Hour
 		a.again()

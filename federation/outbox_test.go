@@ -17,7 +17,7 @@ import (
 //
 // spec: s2s#transactions
 func TestTheSameTransactionKeepsItsID(t *testing.T) {
-	pair(t, func(t *testing.T, a, b *node) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
 		var mu sync.Mutex
 		seen := map[string]int{}
 		deaf := false
