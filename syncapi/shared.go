@@ -45,16 +45,6 @@ func (c *recent[K, V]) put(k K, v V, size int) {
 	c.add(k, sized[V]{v, size})
 }
 
-func (c *recent[K, V]) drop(k K) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if v, ok := c.young[k]; ok {
-		c.size -= v.size
-		delete(c.young, k)
-	}
-	delete(c.old, k)
-}
-
 func (c *recent[K, V]) add(k K, v sized[V]) {
 	c.size += v.size - c.young[k].size
 	c.young[k] = v
