@@ -138,5 +138,8 @@ func (a *API) client(tx storage.Tx, v *view, caller endpoint.Caller, events []*r
 
 func (a *API) format(tx storage.Tx, v *view, caller endpoint.Caller, events []*roomserver.Stored, form clientevent.Form) ([]json.RawMessage, error) {
 	viewer := clientevent.Viewer{User: caller.User, Device: caller.Device, Ignored: v.ignored}
+	if !v.joined {
+		viewer.Until = max(v.until, 1) // who never was in it has left it before everything
+	}
 	return clientevent.Format(tx, a.Reader, v.room, viewer, events, form)
 }

@@ -160,6 +160,31 @@ func TestHistoryBeforeTheJoinDependsOnVisibility(t *testing.T) {
 	}
 }
 
+// Who may not see what happened before the join does not see either who was there then.
+//
+// spec: c2s/getMembersByRoom, c2s#room-history-visibility
+func TestMembersOfHiddenTimesAreHidden(t *testing.T) {
+	s := onSQLite(t)
+	room := s.create(alice, object{"preset": "public_chat", "initial_state": []object{
+		{"type": "m.room.history_visibility", "content": object{"history_visibility": "joined"}}}})
+	s.join(carol, room)
+	then := s.ok(alice, "GET", at(room, "messages")+"?dir=b&limit=1", nil).text("start")
+	s.leave(carol, room)
+	s.join(bob, room)
+	members := func(who string) int {
+		return len(s.ok(who, "GET", at(room, "members")+"?membership=join&at="+then, nil).array("chunk"))
+	}
+	// Alice and carol were there; bob is told of today: alice and bob.
+	if got := members(alice); got != 2 {
+		t.Errorf("alice sees %d members", got)
+	}
+	for _, m := range s.ok(bob, "GET", at(room, "members")+"?membership=join&at="+then, nil).array("chunk") {
+		if m.(object)["state_key"] == carol {
+			t.Error("bob sees that carol was there")
+		}
+	}
+}
+
 // spec: c2s/getEventContext
 func TestContextStandsAroundTheEvent(t *testing.T) {
 	eachEngine(t, func(s *server) {

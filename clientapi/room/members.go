@@ -79,13 +79,6 @@ func (a *API) rootAt(tx storage.Tx, v *view, token string) (state.Root, error) {
 	if err != nil {
 		return 0, err
 	}
-	if v.joined && !t.Room {
-		root, ok, err := tx.RootAt(v.room.NID, t.Pos)
-		if err != nil || ok {
-			return state.Root(root), err
-		}
-		return v.root, nil
-	}
 	ord, err := place(tx, v.room, token, end)
 	if err != nil {
 		return 0, err
@@ -94,17 +87,31 @@ func (a *API) rootAt(tx storage.Tx, v *view, token string) (state.Root, error) {
 		return v.root, nil
 	}
 	rows, err := tx.EventsBelow(v.room.NID, ord, begin, 1)
-	if err != nil {
-		return 0, err
+	after := len(rows) > 0
+	if err == nil && !after {
+		rows, err = tx.EventsAbove(v.room.NID, ord-1, end, 1)
 	}
-	if len(rows) > 0 {
-		return state.Root(rows[0].RootAfter), nil
-	}
-	rows, err = tx.EventsAbove(v.room.NID, ord-1, end, 1)
 	if err != nil || len(rows) == 0 {
 		return v.root, err
 	}
-	return state.Root(rows[0].RootBefore), nil
+	// Who may not see what happened then does not see who was there then either.
+	events, err := a.Reader.StoredRows(v.room, rows)
+	if err != nil {
+		return 0, err
+	}
+	if events, err = a.visible(tx, v, events); err != nil || len(events) == 0 {
+		return v.root, err
+	}
+	if v.joined && !t.Room {
+		if root, ok, err := tx.RootAt(v.room.NID, t.Pos); err != nil || ok {
+			return state.Root(root), err
+		}
+		return v.root, nil
+	}
+	if after {
+		return events[0].After, nil
+	}
+	return events[0].Before, nil
 }
 
 type GetJoinedMembersIn struct {

@@ -133,3 +133,26 @@ func TestAnnotationsAreMadeOnce(t *testing.T) {
 	s.ok(alice, "PUT", at(room, "redact", first, "r"), object{})
 	s.ok(alice, "PUT", at(room, "send", "m.reaction", "like3"), like)
 }
+
+// What is said of an event after a user left is no more for them than what is said beside it.
+//
+// spec: c2s#room-history-visibility, c2s#aggregations-of-child-events
+func TestWhoLeftHearsNoLaterRelations(t *testing.T) {
+	s := onSQLite(t)
+	room := s.create(alice, nil)
+	s.join(bob, room)
+	said, root := s.say(alice, room, "said"), s.say(alice, room, "root")
+	first := s.edit(alice, room, said, "first")
+	s.leave(bob, room)
+	s.edit(alice, room, said, "secret")
+	s.relate(alice, room, "m.thread", root, "secret")
+	if got := s.ok(bob, "GET", at(room, "event", said), nil).text("unsigned", "m.relations", "m.replace", "event_id"); got != first {
+		t.Errorf("the edit is %q", got)
+	}
+	if got := s.ok(bob, "GET", at(room, "event", root), nil); got.at("unsigned", "m.relations") != nil {
+		t.Errorf("the thread of after the leave: %s", got.raw)
+	}
+	if got := s.ok(alice, "GET", at(room, "event", root), nil); got.at("unsigned", "m.relations", "m.thread") == nil {
+		t.Errorf("alice does not see the thread: %s", got.raw)
+	}
+}

@@ -3,6 +3,9 @@ package clientevent
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 
 	"chancery/roomserver"
 
@@ -103,13 +106,17 @@ func (f *formatter) edits(events []*roomserver.Stored, types map[string][]string
 	if err != nil {
 		return nil, err
 	}
+	seen, err := f.visible(found)
+	if err != nil {
+		return nil, err
+	}
 	var latest []*roomserver.Stored
 	var of []id.EventID
 	taken := map[id.EventID]bool{}
 	for _, c := range candidates {
 		target := id.EventID(c.Target)
 		edit := found[c.Event]
-		if edit == nil || taken[target] || !replaces(edit, original[target]) {
+		if edit == nil || !seen[c.Event] || taken[target] || !replaces(edit, original[target]) {
 			continue
 		}
 		taken[target] = true
@@ -124,6 +131,24 @@ func (f *formatter) edits(events []*roomserver.Stored, types map[string][]string
 		out[target] = formatted[i]
 	}
 	return out, nil
+}
+
+// visible says which of some events the viewer may see: what others said when the viewer was not there any
+// more is not told beside what they may see.
+//
+// spec: c2s#room-history-visibility
+func (f *formatter) visible(events map[int64]*roomserver.Stored) (map[int64]bool, error) {
+	until := f.viewer.Until
+	if until == 0 {
+		until = math.MaxInt64
+	}
+	list := slices.Collect(maps.Values(events))
+	shown, err := f.rd.Visible(f.tx, f.room, roomserver.Viewer{User: f.viewer.User, Until: until}, list)
+	seen := make(map[int64]bool, len(shown))
+	for _, ev := range shown {
+		seen[ev.NID] = true
+	}
+	return seen, err
 }
 
 func replaces(edit, original *roomserver.Stored) bool {
@@ -200,6 +225,15 @@ func (f *formatter) threads(events []*roomserver.Stored, types map[string][]stri
 	if err != nil {
 		return nil, err
 	}
+	byNumber := make(map[int64]*roomserver.Stored, len(latest))
+	for _, ev := range latest {
+		byNumber[ev.NID] = ev
+	}
+	seen, err := f.visible(byNumber)
+	if err != nil {
+		return nil, err
+	}
+	latest = slices.DeleteFunc(latest, func(ev *roomserver.Stored) bool { return !seen[ev.NID] })
 	// The latest event shows its own edits: nothing of a thread can begin another.
 	formatted, err := f.format(latest, withoutThread)
 	if err != nil {

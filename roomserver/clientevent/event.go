@@ -22,6 +22,7 @@ type Viewer struct {
 	User    id.UserID
 	Device  id.DeviceID
 	Ignored []string // users whose messages do not count for them
+	Until   int64    // the place of the event by which they left the room; 0: they are in it
 }
 
 // Form says how much is told.
