@@ -1,6 +1,7 @@
 package roomserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -119,14 +120,48 @@ func (s *Server) receiveInRoom(ctx context.Context, origin string, roomID id.Roo
 		}
 		return
 	}
-	for _, ev := range good {
-		err := s.receiveOne(ctx, origin, roomID, ev)
-		if err != nil {
-			s.Log.Info("could not take an event", zap.String("origin", origin), zap.String("room", string(roomID)),
-				zap.String("event", string(ev.ID())), zap.Error(err))
+	for len(good) > 0 {
+		n := s.takeTogether(ctx, roomID, good, results)
+		good = good[n:]
+		if len(good) == 0 {
+			return
 		}
-		results.set(ev.ID(), err)
+		// What the next one stands on is not here: it is fetched outside the exclusion.
+		ev := good[0]
+		good = good[1:]
+		results.set(ev.ID(), s.told(origin, ev, s.receiveOne(ctx, origin, roomID, ev)))
 	}
+}
+
+// takeTogether takes events while they need no help, in one turn of the room and with one wait for their
+// commits, and says how many.
+func (s *Server) takeTogether(ctx context.Context, roomID id.RoomID, events []*event.Event, results *pduResults) int {
+	var errs []error
+	err := s.in(ctx, roomID, func(r *room) error {
+		errs = errs[:0]
+		for _, ev := range events {
+			err := r.take(ev, nil)
+			if n := (*needs)(nil); errors.As(err, &n) {
+				return nil
+			}
+			errs = append(errs, err)
+		}
+		return nil
+	})
+	for i := range errs {
+		// A commit that failed took all with it.
+		results.set(events[i].ID(), s.told("", events[i], cmp.Or(errs[i], err)))
+	}
+	return len(errs)
+}
+
+// told logs why an event was not taken.
+func (s *Server) told(origin string, ev *event.Event, err error) error {
+	if err != nil {
+		s.Log.Info("could not take an event", zap.String("origin", origin), zap.String("room", string(ev.RoomID())),
+			zap.String("event", string(ev.ID())), zap.Error(err))
+	}
+	return err
 }
 
 // verified checks signatures, outside any room's exclusion. What fails is dropped with its reason.
