@@ -145,6 +145,9 @@ func (s *Server) takeTogether(ctx context.Context, roomID id.RoomID, events []*e
 				return nil
 			}
 			errs = append(errs, err)
+			if !r.loaded {
+				return nil // the room must be read again before the next
+			}
 		}
 		return nil
 	})
