@@ -1,8 +1,12 @@
 package federation
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
+
+	"chancery/federation/peer"
 )
 
 // After a long outage a server gets all of a room with little, and the last of a room with much.
@@ -36,5 +40,25 @@ func TestWhatIsOwedIsBounded(t *testing.T) {
 		if i > 0 && list[i-1].pos >= v.pos {
 			t.Fatal("not in order")
 		}
+	}
+}
+
+// Names that anybody may invent take no memory and no rows; a server that is owed something is remembered.
+func TestStrangersThatFailAreBounded(t *testing.T) {
+	o := NewOutbox(OutboxOptions{ServerName: "a.example"})
+	o.destination("b.example")
+	fail := func(server string) {
+		o.BackoffChanged(peer.Destination{Server: server, Failures: 1, RetryAt: time.Now().Add(time.Minute)})
+	}
+	for i := range 5 * maxStrangers {
+		fail(fmt.Sprintf("s%d.example", i))
+	}
+	fail("b.example")
+	if len(o.backoff) > maxStrangers+1 || o.backoff["b.example"].Failures != 1 {
+		t.Errorf("%d servers are remembered, b.example: %+v", len(o.backoff), o.backoff["b.example"])
+	}
+	o.BackoffChanged(peer.Destination{Server: "b.example"})
+	if _, ok := o.backoff["b.example"]; ok {
+		t.Error("b.example is back and still remembered")
 	}
 }

@@ -62,7 +62,11 @@ const (
 	parallelScans   = 4
 	maxSets         = 5000
 	outboxName      = "outbox"
-	flushEvery      = time.Second
+
+	// So many failing servers are remembered that are owed nothing: anybody can make us ask for the keys of
+	// names that nobody has.
+	maxStrangers = 1000
+	flushEvery   = time.Second
 )
 
 // NewOutbox makes an Outbox. Nothing is sent before Run.
@@ -266,9 +270,11 @@ func (o *Outbox) BackoffChanged(d peer.Destination) {
 			}
 		})
 	}
-	if d.Failures == 0 && !time.Now().Before(d.RetryAt) {
+	_, kept := o.backoff[d.Server]
+	switch {
+	case d.Failures == 0 && !time.Now().Before(d.RetryAt):
 		delete(o.backoff, d.Server)
-	} else {
+	case kept || o.all[d.Server] != nil || len(o.backoff) < maxStrangers:
 		o.backoff[d.Server] = d
 	}
 	if known := o.all[d.Server]; known != nil {

@@ -37,6 +37,8 @@ type Presence struct {
 	LastActive      int64     `json:"last_active"` // milliseconds; 0: not known
 	CurrentlyActive bool      `json:"currently_active,omitempty"`
 	Synced          int64     `json:"synced,omitempty"` // last /sync, of our own users
+	// Device is the one of our user's that was last in the foreground; "": none by its /sync.
+	Device id.DeviceID `json:"device,omitempty"`
 }
 
 // LastActiveAgo is how long ago the user did something, in milliseconds.
@@ -216,7 +218,7 @@ func (s *Server) SetPresence(user id.UserID, presence string, status *string) er
 // presence is online. It is cheap: what changes nothing is told at most every few seconds.
 //
 // spec: c2s/sync (set_presence)
-func (s *Server) Synced(user id.UserID, presence string) {
+func (s *Server) Synced(user id.UserID, device id.DeviceID, presence string) {
 	if presence == "" {
 		presence = online
 	}
@@ -226,7 +228,8 @@ func (s *Server) Synced(user id.UserID, presence string) {
 	v, _ := s.presences.Of(user)
 	at := now()
 	// A client in the background does not push aside what another one of the user says.
-	if v.Presence == presence || presence == unavailable && v.Presence == online {
+	others := presence == unavailable && v.Presence == online && v.Device != "" && v.Device != device
+	if v.Presence == presence || others {
 		if at-v.Synced < activeFor.Milliseconds()/3 {
 			return
 		}
@@ -234,8 +237,12 @@ func (s *Server) Synced(user id.UserID, presence string) {
 		v.Presence = presence
 	}
 	v.Synced = at
-	if v.Presence == online {
-		v.LastActive, v.CurrentlyActive = at, true
+	switch {
+	case others:
+	case v.Presence == online:
+		v.LastActive, v.CurrentlyActive, v.Device = at, true, device
+	default:
+		v.CurrentlyActive = false
 	}
 	s.presences.tell(v)
 }
@@ -267,8 +274,26 @@ func (s *Server) ReceivePresence(ctx context.Context, origin string, list []Pres
 	if !s.Config.Presence.Enabled || !s.Config.Presence.Federate {
 		return nil
 	}
+	names := make([]string, 0, len(list))
 	for _, v := range list {
-		if v.User.Homeserver() != origin || len(v.User) > 255 || v.Presence != online && v.Presence != unavailable && v.Presence != offline ||
+		if len(v.User) <= 255 {
+			names = append(names, string(v.User))
+		}
+	}
+	met := map[string]bool{}
+	err := s.DB.Read(ctx, func(tx storage.Tx) error {
+		found, err := tx.UsersMetBy(s.ServerName, names)
+		for _, user := range found {
+			met[user] = true
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, v := range list {
+		// Of users whom nobody here meets nothing is kept: there are as many as their server likes.
+		if v.User.Homeserver() != origin || !met[string(v.User)] || len(v.User) > 255 || v.Presence != online && v.Presence != unavailable && v.Presence != offline ||
 			v.StatusMsg != nil && len(*v.StatusMsg) > maxStatus {
 			continue
 		}
