@@ -35,6 +35,9 @@ func TestBadRequestsOfClients(t *testing.T) {
 		alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
 		here := alice.CreateRoom(J{"preset": "private_chat"})
 		foreign := bob.CreateRoom(J{"preset": "private_chat"})
+		public := bob.CreateRoom(J{"preset": "public_chat"})
+		alice.Join(public)
+		theirs := bob.Send(public, "not alice's")
 		first := alice.Send(here, "good")
 		unknown := "!unknown:" + s.Name
 		send := func(body any) clientCase {
@@ -91,7 +94,8 @@ func TestBadRequestsOfClients(t *testing.T) {
 			{"inviting nobody", "POST", room(here, "invite"), J{"user_id": "bob"}, 400, "M_INVALID_PARAM"},
 			{"inviting a user with a long ID", "POST", room(here, "invite"), J{"user_id": "@" + long + ":" + s.Name}, 400, "M_INVALID_PARAM"},
 			{"kicking who is not there", "POST", room(here, "kick"), J{"user_id": bob.ID}, 403, "M_FORBIDDEN"},
-			{"redacting what is not there", "PUT", room(here, "redact", "$none", homeserver.Txn()), `{}`, 404, "M_NOT_FOUND"},
+			{"redacting what is somebody else's", "PUT", room(public, "redact", theirs, homeserver.Txn()), `{}`, 403, "M_FORBIDDEN"},
+			{"redacting what is not there", "PUT", room(public, "redact", "$none", homeserver.Txn()), `{}`, 404, "M_NOT_FOUND"},
 			{"redacting in a foreign room", "PUT", room(foreign, "redact", first, homeserver.Txn()), `{}`, 403, "M_FORBIDDEN"},
 
 			{"a long type", "PUT", room(here, "send", long, homeserver.Txn()), `{}`, 413, "M_TOO_LARGE"},

@@ -146,7 +146,9 @@ func attachAndCheck(t *testing.T, room id.RoomID, alice, bob *device) (body stri
 	plain := make([]byte, 300_000)
 	rand.Read(plain)
 	file := attachment.NewEncryptedFile()
-	uploaded, err := alice.UploadBytes(t.Context(), file.Encrypt(plain), "application/octet-stream")
+	sealed := bytes.Clone(plain)
+	file.EncryptInPlace(sealed)
+	uploaded, err := alice.UploadBytes(t.Context(), sealed, "application/octet-stream")
 	must(t, err)
 	sent := alice.post(room, &event.MessageEventContent{MsgType: event.MsgFile, Body: "plan.pdf",
 		File: &event.EncryptedFileInfo{EncryptedFile: *file, URL: uploaded.ContentURI.CUString()}})
@@ -157,10 +159,9 @@ func attachAndCheck(t *testing.T, room id.RoomID, alice, bob *device) (body stri
 	}
 	uri, err := got.File.URL.Parse()
 	must(t, err)
-	sealed, err := bob.DownloadBytes(t.Context(), uri)
+	opened, err := bob.DownloadBytes(t.Context(), uri)
 	must(t, err)
-	opened, err := got.File.Decrypt(sealed)
-	must(t, err)
+	must(t, got.File.DecryptInPlace(opened))
 	if !bytes.Equal(opened, plain) {
 		t.Error("the file is not what was sent")
 	}
