@@ -407,10 +407,12 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 	}, func(err error) {
 		r.broken.CompareAndSwap(nil, &err)
 	})
-	r.waits = append(r.waits, p)
+	c := &committed{done: make(chan struct{})}
+	r.waits = append(r.waits, c)
 	go func() {
+		defer close(c.done)
 		defer r.inFlight.Add(-1)
-		if p.Wait(context.Background()) != nil {
+		if c.err = p.Wait(context.Background()); c.err != nil {
 			return
 		}
 		r.doneMu.Lock()
@@ -422,6 +424,22 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 			}
 		}
 	}()
+}
+
+// committed is a commit of which the room has taken note: who waited for it finds it in memory.
+type committed struct {
+	done chan struct{}
+	err  error
+}
+
+// Wait returns the outcome; a caller that gives up leaves early.
+func (c *committed) Wait(ctx context.Context) error {
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (r *room) key() []string { return []string{"room:" + strconv.FormatInt(r.row.NID, 10)} }

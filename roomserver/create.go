@@ -92,15 +92,10 @@ func (r *room) begin(ctx context.Context, nid int64, version *event.Version, cre
 		first.also = func(tx storage.Tx) error { return c.Also(tx, r.id) }
 	}
 	r.submit(list...)
-	waits := make([]waiter, 0, len(r.waits))
-	for _, w := range r.waits {
-		waits = append(waits, w)
-	}
+	waits := r.waits
 	r.waits = nil
 	return waits, nil
 }
-
-type waiter interface{ Wait(context.Context) error }
 
 func randomText(bytes int) string {
 	b := make([]byte, bytes)

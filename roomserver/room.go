@@ -11,7 +11,6 @@ import (
 	"chancery/roomserver/event"
 	"chancery/roomserver/state"
 	"chancery/storage"
-	"chancery/storage/sql"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -48,7 +47,7 @@ type room struct {
 	cover       *state.Cover
 	pendingAuth map[int64][]int64 // auth events of those in pending
 	newSlots    []storage.Slot    // given, and not yet part of an addition
-	waits       []*sql.Pending    // of the present holder
+	waits       []waiter          // of the present holder
 
 	known    atomic.Pointer[event.Version] // set when loaded, for those who do not hold the room
 	inFlight atomic.Int64                  // commits under way

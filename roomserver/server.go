@@ -15,7 +15,6 @@ import (
 	"chancery"
 	"chancery/federation/peer"
 	"chancery/storage"
-	"chancery/storage/sql"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -129,7 +128,7 @@ func (s *Server) tryIn(ctx context.Context, roomID id.RoomID, fn func(*room) err
 	return nil
 }
 
-func (s *Server) holding(ctx context.Context, r *room, fn func(*room) error) (waits []*sql.Pending, err error) {
+func (s *Server) holding(ctx context.Context, r *room, fn func(*room) error) (waits []waiter, err error) {
 	select {
 	case r.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -163,6 +162,9 @@ func (s *Server) forgetHandle(r *room) {
 		delete(s.rooms, r.id)
 	}
 }
+
+// waiter is something under way whose outcome is awaited outside the exclusion.
+type waiter interface{ Wait(context.Context) error }
 
 func commitFailed(err error) error {
 	if e := (*chancery.Error)(nil); errors.As(err, &e) {
