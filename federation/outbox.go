@@ -45,6 +45,7 @@ type Outbox struct {
 	ctx      context.Context             // of Run, for the goroutines of destinations
 
 	cursor int64                          // as stored; of flush alone
+	tried  int64                          // what the last flush was to store; of flush alone
 	stored map[string]storage.Destination // rows as stored; of flush alone
 
 	sets     map[int64][]string // server sets lately read; of the reader alone
@@ -343,10 +344,11 @@ func (o *Outbox) flush(ctx context.Context) error {
 	if pos == o.cursor && len(changed) == 0 && len(gone) == 0 {
 		return nil
 	}
-	moved := true
+	moved, tried := true, o.tried
+	o.tried = pos
 	err := o.DB.Write(ctx, []string{"reader:" + outboxName}, func(tx storage.Tx) (err error) {
 		if pos != o.cursor {
-			if moved, err = tx.MoveCursor(outboxName, o.cursor, pos); err != nil || !moved {
+			if moved, err = o.moveCursor(tx, tried, pos); err != nil || !moved {
 				return err
 			}
 		}
@@ -366,6 +368,23 @@ func (o *Outbox) flush(ctx context.Context) error {
 	}
 	o.cursor, o.stored = pos, rows
 	return nil
+}
+
+// moveCursor moves the cursor from where we know it to be, or from where a flush was to bring it whose outcome
+// we did not wait for.
+func (o *Outbox) moveCursor(tx storage.Tx, tried, pos int64) (bool, error) {
+	moved, err := tx.MoveCursor(outboxName, o.cursor, pos)
+	if err != nil || moved || tried == 0 {
+		return moved, err
+	}
+	now, err := tx.Cursor(outboxName)
+	if err != nil || now != tried {
+		return false, err
+	}
+	if now == pos {
+		return true, nil
+	}
+	return tx.MoveCursor(outboxName, tried, pos)
 }
 
 const (
