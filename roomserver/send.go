@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -177,6 +178,10 @@ func (r *room) build(n NewEvent, root state.Root) (*event.Event, error) {
 
 // refused tells the client why the rules of the room do not allow an event.
 func refused(err error) error {
+	var why *auth.Rejection
+	if errors.As(err, &why) && why.Malformed {
+		return chancery.InvalidParam("%s", err.Error()).Because(err)
+	}
 	return chancery.Forbidden("%s", err.Error())
 }
 

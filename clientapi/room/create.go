@@ -11,6 +11,7 @@ import (
 	"chancery"
 	"chancery/endpoint"
 	"chancery/roomserver"
+	"chancery/roomserver/auth"
 	"chancery/roomserver/event"
 	"chancery/storage"
 
@@ -97,7 +98,8 @@ func (a *API) CreateRoom(ctx context.Context, in *CreateRoomIn) (*RoomIDOut, err
 		}
 	}
 	roomID, err := a.Rooms.CreateRoom(ctx, create)
-	if chancery.IsCode(err, chancery.CodeForbidden) {
+	var malformed *auth.Rejection
+	if chancery.IsCode(err, chancery.CodeForbidden) || errors.As(err, &malformed) {
 		// The creator's own events are refused only where the request contradicts itself.
 		return nil, chancery.Errorf(400, chancery.CodeInvalidRoomState, "the room cannot be made so: %s", messageOf(err)).Because(err)
 	}
@@ -237,6 +239,9 @@ func (a *API) firstEvents(ctx context.Context, creator id.UserID, n newRoom, ver
 		// What the client gives itself takes precedence.
 		if slices.ContainsFunc(n.InitialState, func(i initialState) bool { return i.Type == s.typ && i.StateKey == "" }) {
 			continue
+		}
+		if s.typ == "m.room.guest_access" && s.value == "forbidden" {
+			continue // what holds without the event
 		}
 		if err := add(s.typ, "", map[string]string{s.key: s.value}); err != nil {
 			return nil, err

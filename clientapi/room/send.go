@@ -27,7 +27,7 @@ type SendMessageIn struct {
 	Content json.RawMessage `body:"json"`
 }
 
-var errCreatedOnce = chancery.Forbidden("a room is created once")
+var errCreatedOnce = chancery.InvalidParam("a room is created once")
 
 type EventIDOut struct {
 	EventID id.EventID `json:"event_id"`

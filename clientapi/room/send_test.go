@@ -31,7 +31,7 @@ func TestMessagesAreSentOnce(t *testing.T) {
 		s.want(400, "M_BAD_JSON", alice, "PUT", at(room, "send", "m.room.message", "bad"), "[]")
 		s.want(400, "M_INVALID_PARAM", alice, "PUT", at(room, "send", "m.room.message", strings.Repeat("x", 600)), object{})
 		s.want(401, "M_MISSING_TOKEN", "", "PUT", path, object{})
-		s.want(403, "M_FORBIDDEN", alice, "PUT", at(room, "send", "m.room.create", "c"), object{})
+		s.want(400, "M_INVALID_PARAM", alice, "PUT", at(room, "send", "m.room.create", "c"), object{})
 		s.want(403, "M_USER_SUSPENDED", "@suspended:test", "PUT", path, object{})
 	})
 }
@@ -64,7 +64,7 @@ func TestStateIsSetAndRead(t *testing.T) {
 		s.want(400, "M_INVALID_PARAM", alice, "GET", at(room, "state", "m.room.topic")+"?format=odd", nil)
 		s.want(403, "M_FORBIDDEN", bob, "PUT", at(room, "state", "m.room.topic"), object{"topic": "mine"})
 		s.want(403, "M_FORBIDDEN", carol, "GET", at(room, "state", "m.room.topic"), nil)
-		s.want(403, "M_FORBIDDEN", alice, "PUT", at(room, "state", "m.room.create"), object{})
+		s.want(400, "M_INVALID_PARAM", alice, "PUT", at(room, "state", "m.room.create"), object{})
 		s.want(400, "M_INVALID_PARAM", alice, "PUT", at(room, "state", "m.room.canonical_alias"), object{"alias": "odd"})
 		s.want(400, "M_BAD_ALIAS", alice, "PUT", at(room, "state", "m.room.canonical_alias"), object{"alias": "#none:test"})
 		if got := len(s.ok(bob, "GET", at(room, "state"), nil).list); got < 8 {

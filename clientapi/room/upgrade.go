@@ -55,7 +55,7 @@ func (a *API) UpgradeRoom(ctx context.Context, in *UpgradeRoomIn) (*UpgradeRoomO
 	if err != nil {
 		return nil, err
 	}
-	if create.Events, err = a.handedOn(ctx, old, version, in.Caller.User); err != nil {
+	if create.Events, err = a.handedOn(ctx, old, version, in.Caller.User, in.Body.Creators); err != nil {
 		return nil, err
 	}
 	create.Also = func(tx storage.Tx, roomID id.RoomID) error {
@@ -151,7 +151,7 @@ func (old *predecessor) successor(in *UpgradeRoomIn, version *event.Version) (ro
 
 // handedOn are the first events of the room that replaces another. Where the caller's old level would not
 // let them set all of it they have 100 until it stands.
-func (a *API) handedOn(ctx context.Context, old *predecessor, version *event.Version, user id.UserID) ([]roomserver.NewEvent, error) {
+func (a *API) handedOn(ctx context.Context, old *predecessor, version *event.Version, user id.UserID, creators []id.UserID) ([]roomserver.NewEvent, error) {
 	join, err := a.memberContent(ctx, user, "")
 	if err != nil {
 		return nil, err
@@ -161,7 +161,7 @@ func (a *API) handedOn(ctx context.Context, old *predecessor, version *event.Ver
 	if err != nil {
 		return nil, err
 	}
-	final, err := old.levels(version, user)
+	final, err := old.levels(version, user, creators)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func (a *API) handedOn(ctx context.Context, old *predecessor, version *event.Ver
 
 // levels are the old room's power levels in the words of the new version: creators of version 12 are not
 // listed, and whoever was one keeps 100 in a version that knows only numbers.
-func (old *predecessor) levels(version *event.Version, user id.UserID) (json.RawMessage, error) {
+func (old *predecessor) levels(version *event.Version, user id.UserID, creators []id.UserID) (json.RawMessage, error) {
 	content := json.RawMessage(`{}`)
 	if ev := old.state["m.room.power_levels"]; ev != nil {
 		content = append(json.RawMessage(nil), ev.Content()...)
@@ -209,8 +209,10 @@ func (old *predecessor) levels(version *event.Version, user id.UserID) (json.Raw
 	level, isNumber := old.power.Of(user).Number()
 	switch {
 	case version.PrivilegedCreators:
-		if content, err = sjson.DeleteBytes(content, key); err != nil {
-			return nil, err
+		for _, creator := range append([]id.UserID{user}, creators...) {
+			if content, err = sjson.DeleteBytes(content, "users."+gjson.Escape(string(creator))); err != nil {
+				return nil, err
+			}
 		}
 		stateDefault, _ := old.power.StateDefault().Number()
 		if tombstone, _ := old.power.ForEvent("m.room.tombstone", true).Number(); tombstone <= stateDefault || tombstone == 100 {

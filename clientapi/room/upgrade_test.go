@@ -10,8 +10,12 @@ func TestRoomsAreReplaced(t *testing.T) {
 	for _, versions := range [][2]string{{"10", "11"}, {"11", "12"}, {"12", "12"}, {"12", "11"}} {
 		t.Run(versions[0]+" to "+versions[1], func(t *testing.T) {
 			s := onSQLite(t)
+			listed := object{carol: 50}
+			if versions[0] != "12" {
+				listed[alice] = 100
+			}
 			room := s.create(alice, object{"preset": "public_chat", "visibility": "public", "room_version": versions[0], "name": "Pub", "room_alias_name": "pub",
-				"creation_content": object{"type": "m.space"}, "power_level_content_override": object{"events_default": 3}})
+				"creation_content": object{"type": "m.space"}, "power_level_content_override": object{"events_default": 3, "users": listed}})
 			s.join(bob, room)
 			s.want(403, "M_FORBIDDEN", bob, "POST", at(room, "upgrade"), object{"new_version": versions[1]})
 			s.want(403, "M_FORBIDDEN", carol, "POST", at(room, "upgrade"), object{"new_version": versions[1]})
@@ -36,6 +40,9 @@ func TestRoomsAreReplaced(t *testing.T) {
 			levels := s.ok(alice, "GET", at(next, "state", "m.room.power_levels"), nil)
 			if mine := levels.at("users", alice); levels.at("events_default") != 3.0 || (mine == nil) != (versions[1] == "12") {
 				t.Errorf("levels %s", levels.raw)
+			}
+			if hers := levels.at("users", carol); (hers == nil) != (versions[1] == "12") {
+				t.Errorf("she is a creator only of version 12: %s", levels.raw)
 			}
 			if got := s.ok("", "GET", v3+"/directory/room/"+url.PathEscape("#pub:test"), nil).text("room_id"); got != next {
 				t.Errorf("the alias means %q", got)

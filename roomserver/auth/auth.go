@@ -34,6 +34,8 @@ type Rejection struct {
 	Version string // of the room
 	Rule    string // the number as in the rendered list of that version, such as "4.3.3"
 	Why     string
+	// Malformed says that the content alone is at fault: nobody may send it.
+	Malformed bool
 }
 
 func (r *Rejection) Error() string {
@@ -70,7 +72,7 @@ func ask(q *question) error {
 		return &Rejection{Event: q.ev.ID(), Version: q.v.Name, Rule: "0", Why: "no rules are known for this room version"}
 	}
 	if a := rules.ask(q); a.verdict == rejects {
-		return &Rejection{Event: q.ev.ID(), Version: q.v.Name, Rule: a.rule, Why: a.why}
+		return &Rejection{Event: q.ev.ID(), Version: q.v.Name, Rule: a.rule, Why: a.why, Malformed: a.malformed}
 	}
 	return nil
 }
@@ -104,6 +106,8 @@ type answer struct {
 	verdict verdict
 	rule    string
 	why     string
+
+	malformed bool
 }
 
 var (
@@ -112,6 +116,9 @@ var (
 )
 
 func reject(why string) answer { return answer{verdict: rejects, why: why} }
+
+// malformed rejects because of the content alone.
+func malformed(why string) answer { return answer{verdict: rejects, why: why, malformed: true} }
 
 // rejectAt rejects by a sub-rule that is part of one function.
 func rejectAt(sub, why string) answer { return answer{verdict: rejects, rule: sub, why: why} }

@@ -19,7 +19,7 @@ func usersAreReadable(q *question) answer {
 	l := q.changed()
 	for _, fault := range []string{l.usersFault, l.namedFault, l.entriesFault} {
 		if fault != "" {
-			return reject(fault)
+			return malformed(fault)
 		}
 	}
 	return next
@@ -28,7 +28,7 @@ func usersAreReadable(q *question) answer {
 // spec: rooms/v12#authorisation-rules 10.1
 func levelsAreIntegers(q *question) answer {
 	if fault := q.changed().namedFault; fault != "" {
-		return reject(fault)
+		return malformed(fault)
 	}
 	return next
 }
@@ -36,7 +36,7 @@ func levelsAreIntegers(q *question) answer {
 // spec: rooms/v12#authorisation-rules 10.2
 func entriesAreIntegers(q *question) answer {
 	if fault := q.changed().entriesFault; fault != "" {
-		return reject(fault)
+		return malformed(fault)
 	}
 	return next
 }
@@ -44,7 +44,7 @@ func entriesAreIntegers(q *question) answer {
 // spec: rooms/v12#authorisation-rules 10.3
 func usersAreIntegers(q *question) answer {
 	if fault := q.changed().usersFault; fault != "" {
-		return reject(fault)
+		return malformed(fault)
 	}
 	return next
 }
@@ -54,7 +54,7 @@ func creatorsAreNotListed(q *question) answer {
 	listed := q.changed().entries[users]
 	for creator := range q.power().room.creators {
 		if _, ok := listed[string(creator)]; ok {
-			return reject("users lists a creator of the room")
+			return malformed("users lists a creator of the room")
 		}
 	}
 	return next
