@@ -251,15 +251,25 @@ func TestPresence(t *testing.T) {
 	h.want(bob, "PUT", at+bob+"/status", `{"presence":"busy"}`, 400, "M_INVALID_PARAM")
 	h.want(bob, "PUT", at+bob+"/status", `{}`, 400, "M_MISSING_PARAM")
 	serial := h.users.Presences().Serial()
-	h.users.Synced(bob, "")
+	h.users.Synced(bob, "B", "")
 	changed, _ := h.users.Presences().Changed([]id.UserID{alice, bob}, serial)
 	if len(changed) != 1 || changed[0].Presence != "online" || !changed[0].CurrentlyActive || *changed[0].StatusMsg != "away" {
 		t.Errorf("after a sync: %v", changed)
 	}
 	serial = h.users.Presences().Serial()
-	h.users.Synced(bob, "")
+	h.users.Synced(bob, "B", "")
 	if changed, _ := h.users.Presences().Changed([]id.UserID{bob}, serial); len(changed) != 0 {
 		t.Errorf("the next sync is told too: %v", changed)
+	}
+	for _, step := range []struct{ device, sets, want string }{
+		{"C", "unavailable", "online"}, // in the background of another device
+		{"B", "unavailable", "unavailable"},
+		{"C", "", "online"},
+	} {
+		h.users.Synced(bob, id.DeviceID(step.device), step.sets)
+		if p, _ := h.users.Presences().Of(bob); p.Presence != step.want || p.CurrentlyActive != (step.want == "online") {
+			t.Errorf("%s of %s: %v", step.sets, step.device, p)
+		}
 	}
 }
 

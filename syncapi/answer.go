@@ -32,6 +32,8 @@ type answer struct {
 	invited writer // members of rooms.invite
 	knocked writer
 	tracked []moved
+	met     map[string]bool // who came, and who went, among them; nil: not looked at
+	lost    map[string]bool
 	typed   map[int64]bool
 }
 
@@ -71,7 +73,7 @@ func (a *answer) write() (*writer, error) {
 		return nil, err
 	}
 	// What has no position is counted before it is looked at: what comes meanwhile is told again.
-	a.next.typing, a.next.presence = a.s.Users.Typing().Serial(), a.s.Users.Presences().Serial()
+	a.next.typing, a.next.presence = a.s.watch.typingSerial(), a.s.Users.Presences().Serial()
 	a.next.toDevice = a.q.since.ToDevice
 	if a.q.incremental && a.pos < a.q.since.Pos {
 		// Nothing that we see is news; another database, or a made-up token.

@@ -76,20 +76,16 @@ func (a *answer) writeDeviceLists(body *writer) error {
 	if a.news.all {
 		return nil
 	}
-	met, lost := map[string]bool{}, map[string]bool{}
-	for _, m := range a.tracked {
-		if !m.members {
-			continue
-		}
-		if err := a.compareMembers(m, met, lost); err != nil {
-			return err
-		}
+	met, lost, err := a.meetings()
+	if err != nil {
+		return err
 	}
 	own := string(a.q.user)
 	candidates := map[string]bool{}
 	for _, users := range []map[string]bool{met, lost, a.news.devices} {
 		maps.Copy(candidates, users)
 	}
+	ownNews := met[own] || a.news.devices[own] // the user's other devices share the room too
 	delete(candidates, own)
 	sharing := map[string]bool{}
 	if len(candidates) > 0 {
@@ -110,7 +106,7 @@ func (a *answer) writeDeviceLists(body *writer) error {
 			left = append(left, u)
 		}
 	}
-	if a.news.devices[own] {
+	if ownNews {
 		changed = append(changed, own)
 	}
 	if len(changed)+len(left) == 0 {
@@ -120,6 +116,24 @@ func (a *answer) writeDeviceLists(body *writer) error {
 	slices.Sort(left)
 	body.value("device_lists", map[string][]string{"changed": changed, "left": left})
 	return nil
+}
+
+// meetings finds who came into a room of the user's since the token, and who went from one.
+func (a *answer) meetings() (met, lost map[string]bool, err error) {
+	if a.met != nil {
+		return a.met, a.lost, nil
+	}
+	met, lost = map[string]bool{}, map[string]bool{}
+	for _, m := range a.tracked {
+		if !m.members {
+			continue
+		}
+		if err := a.compareMembers(m, met, lost); err != nil {
+			return nil, nil, err
+		}
+	}
+	a.met, a.lost = met, lost
+	return met, lost, nil
 }
 
 // compareMembers finds who came and who went. Where the user came, all who are there are new to them;

@@ -147,12 +147,8 @@ func (a *answer) writeJoin(j *joined, beside *beside) (*writer, error) {
 	}
 	a.writeState(w, stateEvents)
 	writeTimeline(w, j.timeline, events)
-	if len(ephemeral) > 0 {
-		w.events("ephemeral", ephemeral)
-	}
-	if len(data) > 0 {
-		w.events("account_data", data)
-	}
+	w.events("ephemeral", ephemeral)
+	w.events("account_data", data)
 	unread.write(w, f.Timeline.ThreadCounts)
 	return w, nil
 }

@@ -24,11 +24,19 @@ func (w *watch) followTyping(ctx context.Context, c users.TypingChange) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	serial := w.s.Users.Typing().Serial()
+	w.typed++
 	for l := range w.rooms[room] {
-		l.typed[room] = serial
+		l.typed[room] = w.typed
 		l.stir()
 	}
+}
+
+// typingSerial is the number of the latest change of who types that listeners know of: what typing itself
+// has counted beyond it is told, and counted, later.
+func (w *watch) typingSerial() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.typed
 }
 
 // followPresence wakes those who share a room with a user whose presence changed.
@@ -106,7 +114,7 @@ func (a *answer) typing(j *joined) (list []id.UserID, ok bool) {
 	typing := a.s.Users.Typing()
 	room := id.RoomID(j.row.ID)
 	known := !j.fresh && a.q.incremental && a.q.since.Process == a.s.process
-	if known && !typing.ChangedIn(room, a.q.since.Typing) {
+	if known && !a.typingRooms()[j.row.NID] {
 		return nil, false
 	}
 	list = []id.UserID{}
@@ -131,7 +139,8 @@ type presenceContent struct {
 	CurrentlyActive bool    `json:"currently_active"`
 }
 
-// writePresence tells the presence of those who share a room with the user, as far as it changed.
+// writePresence tells the presence of those who share a room with the user, as far as it changed, and of
+// those who came to share one, whatever it is.
 //
 // spec: c2s#presence
 func (a *answer) writePresence(body *writer) error {
@@ -144,7 +153,11 @@ func (a *answer) writePresence(body *writer) error {
 		after = a.q.since.Presence
 	}
 	presences := a.s.Users.Presences()
-	if presences.Serial() <= after {
+	met, _, err := a.meetings()
+	if err != nil {
+		return err
+	}
+	if presences.Serial() <= after && len(met) == 0 {
 		return nil
 	}
 	sharing, err := a.tx.UsersSharing(string(a.q.user))
@@ -153,12 +166,19 @@ func (a *answer) writePresence(body *writer) error {
 	}
 	others := make([]id.UserID, 0, len(sharing)+1)
 	others = append(others, a.q.user)
+	var fresh []id.UserID
 	for _, u := range sharing {
-		if u != string(a.q.user) && listed(f.Senders, f.NotSenders, u) {
+		switch {
+		case u == string(a.q.user) || !listed(f.Senders, f.NotSenders, u):
+		case met[u]:
+			fresh = append(fresh, id.UserID(u))
+		default:
 			others = append(others, id.UserID(u))
 		}
 	}
 	changed, _ := presences.Changed(others, after)
+	had, _ := presences.Changed(fresh, 0)
+	changed = append(changed, had...)
 	var events []json.RawMessage
 	for _, p := range changed {
 		if a.ignored[p.User] {

@@ -119,7 +119,7 @@ func (s *Server) understand(ctx context.Context, in *syncIn) (*query, error) {
 		q.since = page.Sync{}
 	}
 	q.since.Epoch = s.DB.Epoch()
-	s.Users.Synced(q.user, in.SetPresence)
+	s.Users.Synced(q.user, q.device, in.SetPresence)
 	return q, nil
 }
 

@@ -28,6 +28,7 @@ type watch struct {
 	moved chan struct{} // closed when end moves
 	users map[string]*listener
 	rooms map[int64]map[*listener]struct{} // who hears of a room
+	typed int64                            // how many changes of who types the listeners know of
 }
 
 // listener is one of our users with a sync under way, or not long ago.
