@@ -8,6 +8,7 @@ import (
 	"chancery"
 	"chancery/federation/peer"
 	"chancery/roomserver"
+	"chancery/roomserver/event"
 	"chancery/storage"
 	"chancery/users"
 
@@ -21,6 +22,9 @@ type profileIn struct {
 
 // spec: s2s/queryProfile
 func (s *Server) profile(ctx context.Context, in *profileIn) (*map[string]json.RawMessage, error) {
+	if !event.ValidUserID(string(in.User)) {
+		return nil, chancery.InvalidParam("user_id is no user ID")
+	}
 	if !s.Users.IsLocal(in.User) {
 		return nil, chancery.NotFound("this is no user of ours")
 	}

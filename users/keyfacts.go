@@ -156,11 +156,9 @@ func (s *Server) localMoved(tx storage.Tx, room int64, user id.UserID) error {
 	if err != nil {
 		return err
 	}
-	var ids []id.DeviceID
-	for _, d := range devices {
-		if d.Keys != nil {
-			ids = append(ids, id.DeviceID(d.Device))
-		}
+	ids := make([]id.DeviceID, len(devices))
+	for i, d := range devices {
+		ids[i] = id.DeviceID(d.Device)
 	}
 	slices.Sort(ids)
 	slices.Sort(fresh)

@@ -55,7 +55,8 @@ func (s *Server) ReceiveDeviceList(ctx context.Context, origin string, content j
 			return chancery.BadJSON("m.device_list_update has keys of another device")
 		}
 	}
-	return s.receiveList(ctx, in.User, func(tx storage.Tx, list storage.RemoteDeviceList) error {
+	// A device without keys is nothing to those who never asked for its user's keys.
+	return s.receiveList(ctx, in.User, in.Deleted || keys != nil, func(tx storage.Tx, list storage.RemoteDeviceList) error {
 		known := len(in.Prev) > 0 && !slices.ContainsFunc(in.Prev, func(p int64) bool { return p > list.Stream })
 		switch {
 		case in.Stream <= list.Stream && !list.Stale:
@@ -101,7 +102,7 @@ func (s *Server) ReceiveSigningKeys(ctx context.Context, origin string, content 
 			keys = append(keys, *k)
 		}
 	}
-	return s.receiveList(ctx, in.User, func(tx storage.Tx, list storage.RemoteDeviceList) error {
+	return s.receiveList(ctx, in.User, true, func(tx storage.Tx, list storage.RemoteDeviceList) error {
 		// A stale list is fetched with its keys.
 		for _, k := range keys {
 			tx.SetCrossSigningKey(k)
@@ -112,8 +113,8 @@ func (s *Server) ReceiveSigningKeys(ctx context.Context, origin string, content 
 }
 
 // receiveList changes what is kept of a user. Of a user whom nobody here meets nothing is kept; when
-// nobody asked for the keys yet, those who meet the user are told that there are others.
-func (s *Server) receiveList(ctx context.Context, user id.UserID, change func(storage.Tx, storage.RemoteDeviceList) error) error {
+// nobody asked for the keys yet, those who meet the user are told that there are others, if there are.
+func (s *Server) receiveList(ctx context.Context, user id.UserID, others bool, change func(storage.Tx, storage.RemoteDeviceList) error) error {
 	err := s.DB.Write(ctx, []string{string(user)}, func(tx storage.Tx) error {
 		lists, err := tx.RemoteDeviceLists([]string{string(user)})
 		if err != nil {
@@ -123,7 +124,7 @@ func (s *Server) receiveList(ctx context.Context, user id.UserID, change func(st
 			return change(tx, lists[0])
 		}
 		met, err := tx.UsersMetBy(s.ServerName, []string{string(user)})
-		if err == nil && len(met) > 0 {
+		if err == nil && len(met) > 0 && others {
 			tx.Announce(storage.Fact{Kind: sql.FactDeviceList, User: string(user)})
 		}
 		return err
