@@ -225,6 +225,10 @@ func (r *room) moveEnds(a *addition, replace bool) error {
 			kept = append(kept, e)
 		}
 	}
+	for len(kept) >= maxEnds {
+		a.lost = append(a.lost, kept[0].NID)
+		kept = kept[1:]
+	}
 	a.gained = append(a.gained, a.NID)
 	r.exts = append(kept, a.Stored)
 	roots := make([]state.Root, 0, len(r.exts))
@@ -379,6 +383,34 @@ func (r *room) noteRelation(a *addition) {
 	a.relation = &storage.Relation{Room: r.row.NID, Event: a.NID, Target: target, RelType: relType,
 		Type: a.Type(), Sender: string(a.Sender()), Key: text(rel.Get("key"))}
 }
+
+// Above this many open ends an event of our own ties them together; above maxEnds the oldest are let go.
+const (
+	manyEnds = 20
+	maxEnds  = 200
+)
+
+// tieEnds bounds the room's open ends: every further event resolves the states of all of them, so a server that
+// forks the room without end would make each message dearer than the last. A member of ours sends an event
+// without content that builds on them.
+func (r *room) tieEnds() error {
+	if len(r.exts) <= manyEnds || r.servers[r.s.ServerName] == 0 {
+		return nil
+	}
+	sender, err := r.localSender(dummyType)
+	if err != nil || sender == "" {
+		return err
+	}
+	a, err := r.make(NewEvent{Sender: sender, Type: dummyType, Content: json.RawMessage(`{}`)}, how{own: true})
+	if err != nil {
+		return err
+	}
+	r.submit(a)
+	return nil
+}
+
+// What other servers too send to tie open ends; clients show nothing of it.
+const dummyType = "org.matrix.dummy_event"
 
 // submit hands the additions to storage: together or not at all, in order with the room's other commits.
 func (r *room) submit(list ...*addition) {

@@ -31,8 +31,7 @@ func (s *Server) versionOfInvite(ctx context.Context, roomID id.RoomID, raw json
 }
 
 // endInvite takes an event by which an invite is taken back, or a knock refused, in a room that we are not
-// in. There is no state to judge it by: it must be from the server of the one who invited, or, for a knock,
-// of any room member, and only ends what was pending.
+// in. There is no state to judge it by: it only ends what was pending, and must be from a server that may.
 func (s *Server) endInvite(ctx context.Context, ev *event.Event) (ended bool, err error) {
 	user, isState := ev.StateKey()
 	if ev.Type() != "m.room.member" || !isState || !s.IsLocal(id.UserID(user)) || ev.Membership() != "leave" && ev.Membership() != "ban" {
@@ -51,7 +50,7 @@ func (s *Server) endInvite(ctx context.Context, ev *event.Event) (ended bool, er
 				return err
 			}
 		}
-		if v.Membership == "invite" && id.UserID(v.Sender).Homeserver() != ev.Sender().Homeserver() {
+		if !mayEnd(v, ev.Sender().Homeserver()) {
 			return nil
 		}
 		ended = true
@@ -61,4 +60,18 @@ func (s *Server) endInvite(ctx context.Context, ev *event.Event) (ended bool, er
 		return nil
 	})
 	return ended, err
+}
+
+// mayEnd says whether a server may end an invite or a knock: that of the one who invited; for a knock one that
+// had a hand in the room, as far as the state tells that came with it.
+func mayEnd(v storage.Invite, server string) bool {
+	if v.Membership == "invite" {
+		return id.UserID(v.Sender).Homeserver() == server
+	}
+	for _, sender := range gjson.GetBytes(v.Stripped, "#.sender").Array() {
+		if id.UserID(sender.Str).Homeserver() == server {
+			return true
+		}
+	}
+	return false
 }

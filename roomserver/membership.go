@@ -168,22 +168,32 @@ func (r *room) inAllowedRoom(user id.UserID, rule *Stored) (allowed, known bool,
 
 // localInviter finds a member of ours who may invite.
 func (r *room) localInviter() (id.UserID, error) {
+	return r.localWith(func(pl auth.PowerLevels) auth.Level { return pl.Invite() })
+}
+
+// localSender finds a member of ours who may send events of a type.
+func (r *room) localSender(typ string) (id.UserID, error) {
+	return r.localWith(func(pl auth.PowerLevels) auth.Level { return pl.ForEvent(typ, false) })
+}
+
+// localWith finds a member of ours who has a level; "" when nobody has.
+func (r *room) localWith(needed func(auth.PowerLevels) auth.Level) (id.UserID, error) {
 	pl, err := r.powerLevels(state.Root(r.row.Root))
 	if err != nil {
 		return "", err
 	}
-	var inviter id.UserID
+	var found id.UserID
 	err = r.read(func(tx storage.Tx) error {
 		members, err := tx.LocalMembers(r.row.NID, r.s.ServerName, []string{"join"})
 		for _, m := range members {
-			if pl.Of(id.UserID(m.User)).AtLeast(pl.Invite()) {
-				inviter = id.UserID(m.User)
+			if pl.Of(id.UserID(m.User)).AtLeast(needed(pl)) {
+				found = id.UserID(m.User)
 				break
 			}
 		}
 		return err
 	})
-	return inviter, err
+	return found, err
 }
 
 // Leave takes one of our users out of a room, or refuses an invite or takes back a knock.

@@ -305,6 +305,9 @@ func (r *room) take(ev *event.Event, g *given) error {
 		return err
 	}
 	r.submit(a)
+	if err := r.tieEnds(); err != nil {
+		r.s.Log.Warn("could not tie the open ends of a room", zap.String("room", string(r.id)), zap.Error(err))
+	}
 	return nil
 }
 

@@ -319,3 +319,60 @@ func TestSoftFailedJoinMayComeAgain(t *testing.T) {
 		}
 	})
 }
+
+func TestManyForksAreTiedTogether(t *testing.T) {
+	s, b := beside(t, sqltest.SQLite(t))
+	room := newRoom(t, s, "12")
+	join := b.join(t, s, room)
+	auth := authIDs(t, s, "12", room, join.ID())
+	var forks []json.RawMessage
+	for i := range 60 {
+		forks = append(forks, b.message(t, "12", room, []id.EventID{join.ID()}, auth, string(rune('a'+i))).JSON())
+	}
+	s.Receive(t.Context(), b.name, forks)
+	err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
+		row, _, err := tx.Room(string(room))
+		if err != nil {
+			return err
+		}
+		ends, err := tx.Extremities(row.NID)
+		if len(ends) > 21 {
+			t.Errorf("60 forks leave %d open ends", len(ends))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := stateOf(t, s, room, "m.room.member", string(carol)); got == nil || got.ID() != join.ID() {
+		t.Errorf("carol's membership is %v", got)
+	}
+}
+
+func TestRedactedMemberKeepsNoName(t *testing.T) {
+	s, b := beside(t, sqltest.SQLite(t))
+	room := newRoom(t, s, "12")
+	b.join(t, s, room)
+	key := string(bob)
+	if err := s.Join(t.Context(), roomserver.Join{User: bob, Room: room, Content: content(map[string]any{"displayname": "Rude name"})}); err != nil {
+		t.Fatal(err)
+	}
+	join := stateOf(t, s, room, "m.room.member", key)
+	if _, err := s.Send(t.Context(), roomserver.NewEvent{Room: room, Sender: alice, Type: "m.room.redaction", Redacts: join.ID(), Content: content(map[string]any{})}); err != nil {
+		t.Fatal(err)
+	}
+	err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
+		row, _, err := tx.Room(string(room))
+		if err != nil {
+			return err
+		}
+		m, _, err := tx.Member(row.NID, key)
+		if m.DisplayName != "" || m.Membership != "join" {
+			t.Errorf("after the redaction bob is %q, %s", m.DisplayName, m.Membership)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -80,8 +80,24 @@ func (r *room) redact(a *addition, target, by *Stored) error {
 			r.exts[i] = &now
 		}
 	}
+	if err := r.redactMember(a, &now); err != nil {
+		return err
+	}
 	a.facts = append(a.facts, storage.Fact{Kind: sql.FactRedaction, Room: r.row.NID, Event: target.NID, Root: r.row.Root})
 	return nil
+}
+
+// redactMember takes the display name and the avatar of a redacted membership out of the table of members.
+func (r *room) redactMember(a *addition, target *Stored) error {
+	user, isState := target.StateKey()
+	if !isState || target.Type() != "m.room.member" {
+		return nil
+	}
+	member, err := r.member(id.UserID(user))
+	if err == nil && member != nil && member.NID == target.NID {
+		a.members = append(a.members, memberRow(r.row.NID, user, target))
+	}
+	return err
 }
 
 // mayRedact: in versions 1 and 2 the auth rules have judged that already; from 3 on the sender needs the

@@ -511,6 +511,13 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 	if errs := s.verify(ctx, []*event.Event{ev}); errs[0] != nil {
 		return nil, chancery.Forbidden("the invite's signature does not hold").Because(errs[0])
 	}
+	if s.Exists != nil {
+		if ok, err := s.Exists(ctx, user); err != nil {
+			return nil, err
+		} else if !ok {
+			return nil, chancery.NotFound("there is no such user here")
+		}
+	}
 	if err := s.MayBeInvited(ctx, user); err != nil {
 		return nil, err
 	}
@@ -542,11 +549,24 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 		if err := s.receiveOne(ctx, in.Origin, in.Room, signed); err != nil {
 			return nil, chancery.Forbidden("the invite is not allowed").Because(err)
 		}
+		if have, err := s.haveEvents(ctx, in.Room, []id.EventID{signed.ID()}); err != nil {
+			return nil, err
+		} else if ev := have[signed.ID()]; ev == nil || ev.Status != storage.Accepted {
+			return nil, chancery.Forbidden("the invite is not allowed")
+		}
 		return signed.JSON(), nil
 	}
 	row := storage.Invite{User: key, RoomID: string(in.Room), Version: in.Version, Membership: "invite",
 		Sender: string(ev.Sender()), EventID: string(ev.ID()), Event: signed.JSON(), Stripped: stripped}
 	err = s.DB.Write(ctx, []string{"user:" + key}, func(tx storage.Tx) error {
+		was, ok, err := tx.Invite(key, row.RoomID)
+		if err != nil {
+			return err
+		}
+		// A server cannot put its own invite in the place of another's that is pending.
+		if ok && was.Membership == "invite" && id.UserID(was.Sender).Homeserver() != in.Origin {
+			return nil
+		}
 		tx.SetInvite(row)
 		tx.Announce(inviteFact(row))
 		return nil

@@ -31,7 +31,9 @@ type Options struct {
 	Peer           *peer.Client
 	Keys           *peer.KeyRing
 	DefaultVersion string
-	Log            *zap.Logger
+	// Exists says whether one of our users has an account that is in use. Nil: all have.
+	Exists func(context.Context, id.UserID) (bool, error)
+	Log    *zap.Logger
 }
 
 // Server is the room engine of one process.
