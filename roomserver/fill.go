@@ -95,11 +95,8 @@ func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (g
 			}
 		}
 		return r.read(func(tx storage.Tx) error {
-			gaps, err := tx.Gaps(r.row.NID)
+			gaps, err := tx.Gaps(r.row.NID, under, maxPrev)
 			for _, g := range gaps {
-				if g.Ord > under {
-					continue
-				}
 				if gap == nil {
 					gap = &openGap{event: g.Event, ord: g.Ord, ids: []id.EventID{id.EventID(g.ID)}}
 				}

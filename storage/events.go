@@ -221,15 +221,15 @@ type Gap struct {
 	PrevID string
 }
 
-// Gaps lists the room's open gaps, highest first.
-func (tx Tx) Gaps(room int64) ([]Gap, error) {
+// Gaps lists the room's open gaps at or under a place, highest first.
+func (tx Tx) Gaps(room, upTo int64, limit int) ([]Gap, error) {
 	return sql.Collect(tx.Tx, func(r *sql.Rows) (Gap, error) {
 		var g Gap
 		err := r.Scan(&g.Event, &g.Ord, &g.ID, &g.PrevID)
 		g.ID, g.PrevID = sql.Untext(g.ID), sql.Untext(g.PrevID)
 		return g, err
 	}, `SELECT m.event, e.ord, e.event_id, m.prev_id FROM missing_prev m JOIN events e ON e.nid = m.event
-		WHERE m.room = $1 AND e.ord IS NOT NULL ORDER BY e.ord DESC`, room)
+		WHERE m.room = $1 AND e.ord <= $2 ORDER BY e.ord DESC LIMIT $3`, room, upTo, limit)
 }
 
 // Transaction is a transaction ID that a device used in a room.

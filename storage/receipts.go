@@ -76,12 +76,21 @@ type Unread struct {
 	Highlight    int64
 }
 
+// unreadDepth is how many of a room's newest places are looked at for what is unread, and how many highlights
+// further back: for somebody who never reads a busy room the count ends there, not the work begins.
+const unreadDepth = 1000
+
 // UnreadCounts counts what a user has not read in some rooms, by thread, without the messages of ignored users.
 // Nothing is counted when a message arrives: the count is what lies above the user's receipt, their own latest
-// event and their joining, by each event's default outcome and what the notifications say otherwise.
+// event and their joining, by each event's default outcome and what the notifications say otherwise. It is
+// bounded: of what lies deeper than the room's newest unreadDepth events only highlights count.
 //
 // spec: c2s#receiving-notifications, c2s#marking-notifications-as-read
 func (tx Tx) UnreadCounts(user string, rooms []int64, ignored []string) ([]Unread, error) {
+	return tx.unreadCounts(user, rooms, ignored, unreadDepth)
+}
+
+func (tx Tx) unreadCounts(user string, rooms []int64, ignored []string, depth int64) ([]Unread, error) {
 	return sql.Collect(tx.Tx, func(r *sql.Rows) (Unread, error) {
 		var v Unread
 		err := r.Scan(&v.Room, &v.Thread, &v.Notification, &v.Highlight)
@@ -95,9 +104,16 @@ func (tx Tx) UnreadCounts(user string, rooms []int64, ignored []string) ([]Unrea
 				SELECT r.room, r.ord FROM receipts r
 					WHERE r.user_id = $1 AND r.room = ANY($2) AND r.thread = '' AND r.type IN ('m.read', 'm.read.private')
 			) x GROUP BY room
+		), floors AS (
+			SELECT b.room,
+				COALESCE((SELECT e.ord FROM events e WHERE e.room = b.room AND e.ord > b.ord
+					ORDER BY e.ord DESC LIMIT 1 OFFSET $4), b.ord) AS ord,
+				COALESCE((SELECT n.ord FROM notifications n WHERE n.user_id = $1 AND n.room = b.room AND n.ord > b.ord AND n.highlight
+					ORDER BY n.ord DESC LIMIT 1 OFFSET $4), b.ord) AS highlight
+			FROM base b
 		), seen AS (
 			SELECT e.room, e.ord, e.sender, e.notify, e.redacted_by, COALESCE(t.target, 'main') AS thread
-			FROM base b JOIN events e ON e.room = b.room AND e.ord > b.ord
+			FROM floors b JOIN events e ON e.room = b.room AND e.ord > b.ord
 			LEFT JOIN relations t ON t.event = e.nid AND t.rel_type = 'm.thread'
 			WHERE e.status = 0
 		), marks AS (
@@ -107,12 +123,21 @@ func (tx Tx) UnreadCounts(user string, rooms []int64, ignored []string) ([]Unrea
 				SELECT r.room, r.thread, r.ord FROM receipts r
 					WHERE r.user_id = $1 AND r.room = ANY($2) AND r.thread <> '' AND r.type IN ('m.read', 'm.read.private')
 			) y GROUP BY room, thread
+		), unread AS (
+			SELECT s.room, s.thread, CASE WHEN n.highlight THEN 1 ELSE 0 END AS highlight
+			FROM seen s
+			LEFT JOIN marks k ON k.room = s.room AND k.thread = s.thread
+			LEFT JOIN notifications n ON n.user_id = $1 AND n.room = s.room AND n.ord = s.ord
+			WHERE s.sender <> $1 AND COALESCE(n.notify, s.notify) AND s.redacted_by = ''
+				AND s.ord > COALESCE(k.ord, 0) AND s.sender <> ALL($3)
+			UNION ALL
+			SELECT n.room, n.thread, 1
+			FROM floors b
+			JOIN notifications n ON n.user_id = $1 AND n.room = b.room AND n.ord > b.highlight AND n.ord <= b.ord AND n.highlight
+			JOIN events e ON e.nid = n.event
+			LEFT JOIN marks k ON k.room = n.room AND k.thread = n.thread
+			WHERE e.status = 0 AND e.redacted_by = '' AND n.notify AND n.ord > COALESCE(k.ord, 0) AND e.sender <> ALL($3)
 		)
-		SELECT s.room, s.thread, count(*), sum(CASE WHEN n.highlight THEN 1 ELSE 0 END)
-		FROM seen s
-		LEFT JOIN marks k ON k.room = s.room AND k.thread = s.thread
-		LEFT JOIN notifications n ON n.user_id = $1 AND n.room = s.room AND n.ord = s.ord
-		WHERE s.sender <> $1 AND COALESCE(n.notify, s.notify) AND s.redacted_by = ''
-			AND s.ord > COALESCE(k.ord, 0) AND s.sender <> ALL($3)
-		GROUP BY s.room, s.thread`, sql.Text(user), rooms, escaped(ignored))
+		SELECT room, thread, count(*), sum(highlight) FROM unread GROUP BY room, thread`,
+		sql.Text(user), rooms, escaped(ignored), depth)
 }

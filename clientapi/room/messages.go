@@ -176,16 +176,7 @@ func gapBelow(tx storage.Tx, v *view, w *walk) (int64, error) {
 	if !v.joined {
 		return 0, nil
 	}
-	gaps, err := tx.Gaps(v.room.NID)
-	if err != nil {
-		return 0, err
-	}
-	for _, g := range gaps {
-		if g.Ord <= w.at {
-			return g.Ord, nil
-		}
-	}
-	return 0, nil
+	return tx.HighestGap(v.room.NID, w.at)
 }
 
 type GetEventIn struct {
