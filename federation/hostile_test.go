@@ -14,6 +14,9 @@ import (
 	"testing"
 
 	"chancery/federation/peer"
+	"chancery/roomserver"
+
+	"maunium.net/go/mautrix/id"
 )
 
 // request makes a request of a to b as a likes it; sign is how it is signed.
@@ -142,6 +145,38 @@ func TestOneBadPDUFailsNoOther(t *testing.T) {
 		eventually(t, "the event is there", func() bool { return len(b.said(room)) == 1 })
 		if got := fmt.Sprint(b.said(room)); strings.Contains(got, "forged") {
 			t.Errorf("the room says %s", got)
+		}
+	})
+}
+
+// A server that we ask to join a restricted room may not name one of our users as who lets the user in: what
+// we sign as the server of who joins would hold as our word for it.
+//
+// spec: s2s#restricted-rooms
+func TestNobodyElseMakesUsVouchForAJoin(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, carol := a.user("alice"), a.user("carol")
+		for name, via := range map[string]string{"ours": string(carol), "theirs": "@bob:" + b.name} {
+			signed := false
+			b.before = func(w http.ResponseWriter, r *http.Request) bool {
+				switch {
+				case strings.Contains(r.URL.Path, "/make_join/"):
+					fmt.Fprintf(w, `{"room_version":"11","event":{"type":"m.room.member","sender":%q,"state_key":%q,"room_id":"!r:%s","depth":5,
+						"content":{"membership":"join","join_authorised_via_users_server":%q},"prev_events":["$p"],"auth_events":["$a"]}}`, alice, alice, b.name, via)
+				case strings.Contains(r.URL.Path, "/send_join/"):
+					signed = true
+					http.Error(w, `{"errcode":"M_FORBIDDEN","error":"no"}`, http.StatusForbidden)
+				default:
+					return false
+				}
+				return true
+			}
+			if err := a.rooms.Join(t.Context(), roomserver.Join{User: alice, Room: id.RoomID("!r:" + b.name), Via: []string{b.name}}); err == nil {
+				t.Errorf("%s: the join went through", name)
+			}
+			if signed != (name == "theirs") {
+				t.Errorf("%s: signed %v", name, signed)
+			}
 		}
 	})
 }

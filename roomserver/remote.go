@@ -153,6 +153,10 @@ func (s *Server) finish(versionName string, proposal json.RawMessage, roomID id.
 		return nil, nil, err
 	}
 	if via := p.Get("content.join_authorised_via_users_server").Str; via != "" && version.Restricted {
+		// Our signature as the joining server would count as our word that the rules are met.
+		if event.Domain(via) == s.ServerName {
+			return nil, nil, chancery.Errorf(502, chancery.CodeUnknown, "the other server lets one of our users vouch for the join")
+		}
 		if content, err = sjson.SetBytes(content, "join_authorised_via_users_server", via); err != nil {
 			return nil, nil, err
 		}
@@ -530,8 +534,8 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 		return nil, err
 	}
 	if version.RoomIDIsCreateHash && !hasCreate {
-		// spec: msc4311
-		return nil, chancery.MissingParam("the invite's state has not the room's create event")
+		// spec: s2s/sendInviteV2
+		return nil, chancery.InvalidParam("the invite's state has not the room's create event")
 	}
 	here := false
 	err = s.in(ctx, in.Room, func(r *room) error {
