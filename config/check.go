@@ -1,6 +1,8 @@
 package config
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/mail"
@@ -223,6 +225,17 @@ func (l *loader) checkTogether(c *Config) {
 	}
 	pair(c.Federation.TLSCert, c.Federation.TLSKey, "federation.tls_cert", "federation.tls_key")
 	pair(c.Federation.TLSKey, c.Federation.TLSCert, "federation.tls_key", "federation.tls_cert")
+	if f := c.Federation; f.TLSCert != "" && f.TLSKey != "" && !l.bad["federation.tls_cert"] && !l.bad["federation.tls_key"] {
+		if _, err := tls.LoadX509KeyPair(f.TLSCert, f.TLSKey); err != nil {
+			l.fault("federation.tls_cert", l.where["federation.tls_cert"].text, "federation.tls_cert: %s and %s cannot be used: %s",
+				f.TLSCert, f.TLSKey, strings.TrimPrefix(err.Error(), "tls: "))
+		}
+	}
+	for _, file := range c.Federation.TrustedCA {
+		if pem, err := os.ReadFile(file); err == nil && !l.bad["federation.trusted_ca"] && !x509.NewCertPool().AppendCertsFromPEM(pem) {
+			l.fault("federation.trusted_ca", l.where["federation.trusted_ca"].text, "federation.trusted_ca: %s holds no certificate", file)
+		}
+	}
 	pair(c.NATS.Credentials, c.NATS.URL, "nats.credentials", "nats.url")
 	pair(c.Email.SMTP, c.Email.From, "email.smtp", "email.from")
 	if c.DataDir == "" {

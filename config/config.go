@@ -24,11 +24,11 @@ type Config struct {
 	Passwords      Passwords    `yaml:"passwords" doc:"How passwords are kept."`
 	RateLimits     RateLimits   `yaml:"rate_limits" doc:"Limits on how often one user or address may ask."`
 	TrustedProxies []string     `yaml:"trusted_proxies" doc:"Addresses or networks of proxies whose X-Forwarded-For counts."`
-	AppServices    []string     `yaml:"appservices" path:"true" doc:"Registrations of application services: files, directories or globs."`
+	AppServices    []string     `yaml:"appservices" path:"true" doc:"Registrations of application services: files, directories or globs. Planned: not used yet."`
 	Presence       Presence     `yaml:"presence" doc:"Who is online."`
 	Media          Media        `yaml:"media" doc:"Files that users send."`
 	Directory      Directory    `yaml:"directory" doc:"The directory of public rooms."`
-	Email          Email        `yaml:"email" doc:"How the server sends mail."`
+	Email          Email        `yaml:"email" doc:"How the server sends mail. Planned: not used yet."`
 	Rooms          Rooms        `yaml:"rooms" doc:"What new rooms are like."`
 	WellKnown      WellKnown    `yaml:"well_known" doc:"What both listeners answer under /.well-known/matrix/."`
 	Metrics        Metrics      `yaml:"metrics" doc:"Prometheus metrics at /metrics, on a listener of their own."`
@@ -82,7 +82,7 @@ type Presence struct {
 
 type Media struct {
 	MaxUpload   Size `yaml:"max_upload" default:"100MiB" min:"1KiB" doc:"The largest file a user may upload."`
-	URLPreviews bool `yaml:"url_previews" default:"false" doc:"true lets this server fetch pages that users link to, to show a preview."`
+	URLPreviews bool `yaml:"url_previews" default:"false" doc:"true lets this server fetch pages that users link to, to show a preview. Planned: not used yet."`
 }
 
 type Directory struct {

@@ -24,7 +24,7 @@ type versionServer struct {
 func (s *Server) version(context.Context, *nothingIn) (*versionOut, error) {
 	release := s.Release
 	if release == "" {
-		release = "unknown"
+		release = "development"
 	}
 	return &versionOut{versionServer{"Chancery", release}}, nil
 }
@@ -89,6 +89,9 @@ func (s *Server) notarise(ctx context.Context, servers map[string]int64) (*keysQ
 	var all sync.WaitGroup
 	for server, until := range servers {
 		slots <- struct{}{}
+		if ctx.Err() != nil { // no more are asked than can be told of
+			break
+		}
 		all.Go(func() {
 			defer func() { <-slots }()
 			at := time.Now()

@@ -22,7 +22,7 @@ const usage = `Chancery is a Matrix homeserver.
         print a documented sample of the configuration, every key with its default
   chancery config check FILE
         say everything that is wrong with a configuration
-  chancery user create NAME [--admin] [--config FILE] [--data DIR]
+  chancery user create NAME [--admin] [--config FILE] [--data DIR] [--server-name NAME]
         make an account; the password is asked for, or read from standard input
   chancery version
         print the version
@@ -85,7 +85,7 @@ func dispatch(ctx context.Context, args []string, t terminal) error {
 		return runConfig(rest, t)
 	case "user":
 		return runUser(ctx, rest, t)
-	case "version":
+	case "version", "--version":
 		return runVersion(rest, t)
 	case "help", "-h", "--help":
 		return flag.ErrHelp

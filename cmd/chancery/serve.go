@@ -36,6 +36,9 @@ func runServe(ctx context.Context, args []string, t terminal) error {
 	}
 	log := newLog(cfg.Log, t.err)
 	defer func() { _ = log.Sync() }() // a terminal cannot be synced
+	for _, variable := range config.Misspelt(t.environ) {
+		log.Warn(variable)
+	}
 	return runServer(ctx, cfg, only, log, t)
 }
 

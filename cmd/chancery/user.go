@@ -25,7 +25,7 @@ func runUser(ctx context.Context, args []string, t terminal) error {
 		return err
 	}
 	if len(words) != 2 || words[0] != "create" {
-		return badUsage("usage: chancery user create NAME [--admin] [--config FILE] [--data DIR]")
+		return badUsage("usage: chancery user create NAME [--admin] [--config FILE] [--data DIR] [--server-name NAME]")
 	}
 	cfg, err := from.load(t)
 	if err != nil {

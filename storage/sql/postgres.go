@@ -50,6 +50,7 @@ func openPostgreSQL(ctx context.Context, o Options) (*postgresEngine, error) {
 	config.MaxConns = int32(max(o.MaxConnections-2, 1)) // the writer and the side connection are the other two
 	config.MaxConnIdleTime = 5 * time.Minute
 	config.ConnConfig.ConnectTimeout = min(max(config.ConnConfig.ConnectTimeout, 5*time.Second), 30*time.Second)
+	config.ConnConfig.RuntimeParams["client_encoding"] = "UTF8" // so that refuse can speak to any database
 	config.AfterConnect = prepareSession
 	e := &postgresEngine{config: config.ConnConfig, log: o.Log}
 	if e.write, err = e.connectWriter(ctx); err != nil {

@@ -41,6 +41,9 @@ func CreateUser(ctx context.Context, cfg *config.Config, release string, n NewUs
 		return "", err
 	}
 	defer db.Close()
+	if err := db.Belong(ctx, cfg.ServerName); err != nil {
+		return "", err
+	}
 	user, err = create(ctx, users.New(users.Options{DB: db, ServerName: cfg.ServerName, Config: cfg}), n)
 	return user, plain(err)
 }

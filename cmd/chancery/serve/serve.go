@@ -3,6 +3,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -136,6 +137,9 @@ func (s *server) openData(ctx context.Context) error {
 		return err
 	}
 	s.undo = append(s.undo, func() { s.db.Close() })
+	if err := s.db.Belong(ctx, s.cfg.ServerName); err != nil {
+		return err
+	}
 	s.db.OnLost(s.stopFor)
 	return nil
 }
@@ -198,7 +202,7 @@ func (s *server) makeComponents(context.Context) (err error) {
 	}
 	if s.peer, err = peer.New(peer.Options{ServerName: s.cfg.ServerName, Key: s.keys.Key(), TrustedCA: s.cfg.Federation.TrustedCA,
 		AllowPrivate: s.cfg.Federation.AllowPrivateAddresses, RetryMin: s.cfg.Federation.RetryMin, Log: s.Log.Named("peer"),
-		UserAgent: "Chancery/" + s.Release, Changed: func(d peer.Destination) { s.outbox.BackoffChanged(d) }}); err != nil {
+		UserAgent: "Chancery/" + cmp.Or(s.Release, "development"), Changed: func(d peer.Destination) { s.outbox.BackoffChanged(d) }}); err != nil {
 		return err
 	}
 	s.undo = append(s.undo, s.peer.Close)
