@@ -64,13 +64,13 @@ func (w *watch) followPresence(ctx context.Context, c users.Presence) {
 			l.stir()
 		}
 	}
+	own := w.users[string(c.User)] // is told of others only
 	for _, room := range rooms {
 		for l := range w.rooms[room] {
-			tell(l)
+			if l != own {
+				tell(l)
+			}
 		}
-	}
-	if own := w.users[string(c.User)]; own != nil {
-		tell(own)
 	}
 }
 
@@ -164,8 +164,7 @@ func (a *answer) writePresence(body *writer) error {
 	if err != nil {
 		return fmt.Errorf("read with whom the user shares rooms: %w", err)
 	}
-	others := make([]id.UserID, 0, len(sharing)+1)
-	others = append(others, a.q.user)
+	others := make([]id.UserID, 0, len(sharing))
 	var fresh []id.UserID
 	for _, u := range sharing {
 		switch {

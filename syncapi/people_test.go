@@ -56,6 +56,38 @@ func TestPresenceOfThoseWhoShareARoom(t *testing.T) {
 	if !strings.Contains(seen, "tea") || strings.Contains(seen, "stranger") {
 		t.Errorf("presence: %s", seen)
 	}
+	s.join(carol, room) // whose presence does not change by that
+	a = s.get(alice, a.next())
+	if seen += a.Get("presence").Raw; strings.Count(seen, "stranger") != 1 {
+		t.Errorf("of whom alice met she is told %s", a.Get("presence").Raw)
+	}
+	if a = s.get(alice, a.next()); a.Get("presence").Exists() || strings.Contains(seen, alice) {
+		t.Errorf("told again, or of herself: %s, %s", seen, a.Get("presence").Raw)
+	}
+}
+
+// What typing counted before listeners know of it must not be lost for who asks in between.
+//
+// spec: c2s#typing-notifications
+func TestTypingIsToldToWhoAskedTooEarly(t *testing.T) {
+	s := onSQLite(t)
+	room := s.create(alice, nil)
+	s.join(bob, room)
+	a := s.get(alice, s.get(alice, "").next())
+	for i := range 30 {
+		on := i%2 == 0
+		s.ok(bob, "PUT", at(room, "typing", bob), object{"typing": on, "timeout": 30000})
+		told := false
+		for range 5 {
+			a = s.get(alice, a.next(), "timeout", "300")
+			if told = strings.Contains(a.room("join", room).Get("ephemeral").Raw, "m.typing"); told {
+				break
+			}
+		}
+		if !told {
+			t.Fatalf("change %d is lost", i)
+		}
+	}
 }
 
 // spec: c2s/sync (RoomSummary)
