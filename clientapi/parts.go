@@ -40,7 +40,7 @@ func (s *Server) makeParts() {
 	s.once.Do(func() {
 		s.accountdata = &accountdata.API{Users: s.Users}
 		s.presence = &presence.API{Users: s.Users}
-		s.profile = &profile.API{Users: s.Users}
+		s.profile = &profile.API{Users: s.Users, Limits: s.Limits}
 		s.push = &push.API{Users: s.Users}
 		s.receipt = &receipt.API{Users: s.Users}
 		s.userdirectory = &userdirectory.API{Users: s.Users}
@@ -50,6 +50,6 @@ func (s *Server) makeParts() {
 		s.keys = &keys.API{DB: s.DB, Users: s.Users, UIA: s.uia}
 		s.media = &media.API{Files: s.Media}
 		s.room = &room.API{Config: s.Config, DB: s.DB, Reader: s.Reader, Rooms: s.Rooms, Log: s.Log}
-		s.directory = &directory.API{Config: s.Config, DB: s.DB, Reader: s.Reader, Rooms: s.Rooms, Peer: s.Peer, Log: s.Log}
+		s.directory = &directory.API{Config: s.Config, DB: s.DB, Reader: s.Reader, Rooms: s.Rooms, Peer: s.Peer, Limits: s.Limits, Log: s.Log}
 	})
 }

@@ -23,6 +23,9 @@ const (
 	LimitSearch   LimitClass = "search"   // expensive questions
 	LimitMedia    LimitClass = "media"    // up and down
 	LimitKeys     LimitClass = "keys"     // end-to-end keys and their backup
+	LimitRemote   LimitClass = "remote"   // questions without a token that make us ask another server
+	LimitServer   LimitClass = "server"   // requests of servers, by address: before the signature is checked
+	LimitNotary   LimitClass = "notary"   // keys of third servers
 )
 
 // Budget is what one caller may do in a class.
@@ -42,6 +45,9 @@ var DefaultBudgets = map[LimitClass]Budget{
 	LimitSearch:   {2, 20},
 	LimitMedia:    {20, 200},
 	LimitKeys:     {20, 200},
+	LimitRemote:   {5, 100},
+	LimitServer:   {300, 3000}, // a proxy that is not listed as trusted is one address for all
+	LimitNotary:   {5, 50},
 }
 
 // Limits holds a bucket for each caller and class. It is bounded: buckets live in two
@@ -69,6 +75,9 @@ func NewLimits(budgets map[LimitClass]Budget) *Limits {
 	}
 	return &Limits{budgets: budgets, size: limitTable, young: map[limitKey]*rate.Limiter{}}
 }
+
+// Allow is for a handler whose work turns out to be of another class than its row's.
+func (l *Limits) Allow(class LimitClass, c Caller) error { return l.allow(class, c) }
 
 // allow takes one from the caller's bucket, or says when there will be one.
 // Application services are never limited.

@@ -189,8 +189,12 @@ func (s *server) serve(w *recorder, r *http.Request, route *Route, values pathVa
 	address := ClientIP(r, s.Proxies)
 	var body []byte
 	// A server's signature covers the body, so it is read first; a client's is read only
-	// when we know whose it is.
+	// when we know whose it is. Checking the signature may mean asking a server for its keys,
+	// so the limit, by address, comes before.
 	if route.Auth == ServerSignature {
+		if err := s.Limits.allow(route.Limit, Caller{IP: address}); err != nil {
+			return err
+		}
 		if body, err = s.readBody(w, r, route); err != nil {
 			return err
 		}
@@ -200,8 +204,10 @@ func (s *server) serve(w *recorder, r *http.Request, route *Route, values pathVa
 		return err
 	}
 	caller.IP, caller.UserAgent = address, r.UserAgent()
-	if err := s.Limits.allow(route.Limit, caller); err != nil {
-		return err
+	if route.Auth != ServerSignature {
+		if err := s.Limits.allow(route.Limit, caller); err != nil {
+			return err
+		}
 	}
 	if route.Handler.raw != nil {
 		for i, name := range values.names {

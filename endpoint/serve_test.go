@@ -681,10 +681,11 @@ func TestRowsAnsweredByAnother(t *testing.T) {
 }
 
 func TestRateLimits(t *testing.T) {
-	limits := NewLimits(map[LimitClass]Budget{LimitSend: {1, 2}})
+	limits := NewLimits(map[LimitClass]Budget{LimitSend: {1, 2}, LimitServer: {1, 2}})
 	api := API{Auth: known, Limits: limits, Routes: []Route{
 		Row(ClientServer, "send", "GET", "/send", Optional, LimitSend, Handle(empty)),
 		Row(ClientServer, "read", "GET", "/read", Optional, LimitRead, Handle(empty)),
+		Row(ServerServer, "signed", "GET", "/signed", ServerSignature, LimitServer, Handle(empty)),
 	}}
 	h := New(api)
 	count := func(target, from string) (refused int) {
@@ -712,6 +713,7 @@ func TestRateLimits(t *testing.T) {
 		{"/send", "192.0.2.2:1", 2},
 		{"/send?access_token=irc", "192.0.2.1:1", 0},
 		{"/read", "192.0.2.1:1", 0},
+		{"/signed?access_token=nobody", "192.0.2.1:1", 2}, // before anybody looks at the signature
 	} {
 		if got := count(c.target, c.from); got != c.refused {
 			t.Errorf("%s from %s: %d refused, want %d", c.target, c.from, got, c.refused)

@@ -11,7 +11,8 @@ const (
 	none   = endpoint.None
 	signed = endpoint.ServerSignature
 
-	unlimited = endpoint.Unlimited
+	limitServer = endpoint.LimitServer
+	limitNotary = endpoint.LimitNotary
 )
 
 var planned = endpoint.Planned()
@@ -26,52 +27,52 @@ func s2s(id, method, path string, auth endpoint.Auth, limit endpoint.LimitClass,
 func (s *Server) Routes() []endpoint.Route {
 	return slices.Concat(WellKnown(s.Config), []endpoint.Route{
 		// keys and version
-		s2s("getServerKey", "GET", "/_matrix/key/v2/server", none, unlimited, endpoint.Handle(s.serverKeys), endpoint.Alias("/_matrix/key/v2/server/{keyId}")),
-		s2s("perspectivesKeyQuery", "GET", "/_matrix/key/v2/query/{serverName}", none, unlimited, endpoint.Handle(s.keysQuery)),
-		s2s("bulkPerspectivesKeyQuery", "POST", "/_matrix/key/v2/query", none, unlimited, endpoint.Handle(s.keysBatch)),
-		s2s("getVersion", "GET", "/_matrix/federation/v1/version", none, unlimited, endpoint.Handle(s.version)),
+		s2s("getServerKey", "GET", "/_matrix/key/v2/server", none, limitServer, endpoint.Handle(s.serverKeys), endpoint.Alias("/_matrix/key/v2/server/{keyId}")),
+		s2s("perspectivesKeyQuery", "GET", "/_matrix/key/v2/query/{serverName}", none, limitNotary, endpoint.Handle(s.keysQuery)),
+		s2s("bulkPerspectivesKeyQuery", "POST", "/_matrix/key/v2/query", none, limitNotary, endpoint.Handle(s.keysBatch)),
+		s2s("getVersion", "GET", "/_matrix/federation/v1/version", none, limitServer, endpoint.Handle(s.version)),
 
 		// transactions
-		s2s("sendTransaction", "PUT", "/_matrix/federation/v1/send/{txnId}", signed, unlimited, endpoint.Handle(s.sendTransaction), endpoint.MaxBody(16<<20)),
+		s2s("sendTransaction", "PUT", "/_matrix/federation/v1/send/{txnId}", signed, limitServer, endpoint.Handle(s.sendTransaction), endpoint.MaxBody(16<<20)),
 
 		// joining, leaving, knocking, inviting
-		s2s("makeJoin", "GET", "/_matrix/federation/v1/make_join/{roomId}/{userId}", signed, unlimited, endpoint.Handle(s.makeJoin)),
-		s2s("sendJoinV2", "PUT", "/_matrix/federation/v2/send_join/{roomId}/{eventId}", signed, unlimited, endpoint.Handle(s.sendJoin)),
-		s2s("makeLeave", "GET", "/_matrix/federation/v1/make_leave/{roomId}/{userId}", signed, unlimited, endpoint.Handle(s.makeLeave)),
-		s2s("sendLeaveV2", "PUT", "/_matrix/federation/v2/send_leave/{roomId}/{eventId}", signed, unlimited, endpoint.Handle(s.sendLeave)),
-		s2s("makeKnock", "GET", "/_matrix/federation/v1/make_knock/{roomId}/{userId}", signed, unlimited, endpoint.Handle(s.makeKnock)),
-		s2s("sendKnock", "PUT", "/_matrix/federation/v1/send_knock/{roomId}/{eventId}", signed, unlimited, endpoint.Handle(s.sendKnock)),
-		s2s("sendInviteV1", "PUT", "/_matrix/federation/v1/invite/{roomId}/{eventId}", signed, unlimited, endpoint.Handle(s.inviteOld)),
-		s2s("sendInviteV2", "PUT", "/_matrix/federation/v2/invite/{roomId}/{eventId}", signed, unlimited, endpoint.Handle(s.invite)),
-		s2s("exchangeThirdPartyInvite", "PUT", "/_matrix/federation/v1/exchange_third_party_invite/{roomId}", signed, unlimited, planned),
-		s2s("onBindThirdPartyIdentifier", "PUT", "/_matrix/federation/v1/3pid/onbind", none, unlimited, planned),
+		s2s("makeJoin", "GET", "/_matrix/federation/v1/make_join/{roomId}/{userId}", signed, limitServer, endpoint.Handle(s.makeJoin)),
+		s2s("sendJoinV2", "PUT", "/_matrix/federation/v2/send_join/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.sendJoin)),
+		s2s("makeLeave", "GET", "/_matrix/federation/v1/make_leave/{roomId}/{userId}", signed, limitServer, endpoint.Handle(s.makeLeave)),
+		s2s("sendLeaveV2", "PUT", "/_matrix/federation/v2/send_leave/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.sendLeave)),
+		s2s("makeKnock", "GET", "/_matrix/federation/v1/make_knock/{roomId}/{userId}", signed, limitServer, endpoint.Handle(s.makeKnock)),
+		s2s("sendKnock", "PUT", "/_matrix/federation/v1/send_knock/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.sendKnock)),
+		s2s("sendInviteV1", "PUT", "/_matrix/federation/v1/invite/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.inviteOld)),
+		s2s("sendInviteV2", "PUT", "/_matrix/federation/v2/invite/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.invite)),
+		s2s("exchangeThirdPartyInvite", "PUT", "/_matrix/federation/v1/exchange_third_party_invite/{roomId}", signed, limitServer, planned),
+		s2s("onBindThirdPartyIdentifier", "PUT", "/_matrix/federation/v1/3pid/onbind", none, limitServer, planned),
 
 		// events and state
-		s2s("getRoomState", "GET", "/_matrix/federation/v1/state/{roomId}", signed, unlimited, endpoint.Handle(s.state)),
-		s2s("getRoomStateIds", "GET", "/_matrix/federation/v1/state_ids/{roomId}", signed, unlimited, endpoint.Handle(s.stateIDs)),
-		s2s("getEvent", "GET", "/_matrix/federation/v1/event/{eventId}", signed, unlimited, endpoint.Handle(s.event)),
-		s2s("getEventByTimestamp", "GET", "/_matrix/federation/v1/timestamp_to_event/{roomId}", signed, unlimited, endpoint.Handle(s.eventByTimestamp)),
-		s2s("getEventAuth", "GET", "/_matrix/federation/v1/event_auth/{roomId}/{eventId}", signed, unlimited, endpoint.Handle(s.eventAuth)),
-		s2s("backfillRoom", "GET", "/_matrix/federation/v1/backfill/{roomId}", signed, unlimited, endpoint.Handle(s.backfill)),
-		s2s("getMissingPreviousEvents", "POST", "/_matrix/federation/v1/get_missing_events/{roomId}", signed, unlimited, endpoint.Handle(s.missingEvents)),
-		s2s("getSpaceHierarchy", "GET", "/_matrix/federation/v1/hierarchy/{roomId}", signed, unlimited, planned),
-		s2s("getPublicRooms", "GET", "/_matrix/federation/v1/publicRooms", signed, unlimited, endpoint.Handle(s.publicRooms)),
-		s2s("queryPublicRooms", "POST", "/_matrix/federation/v1/publicRooms", signed, unlimited, endpoint.Handle(s.queryPublicRooms)),
+		s2s("getRoomState", "GET", "/_matrix/federation/v1/state/{roomId}", signed, limitServer, endpoint.Handle(s.state)),
+		s2s("getRoomStateIds", "GET", "/_matrix/federation/v1/state_ids/{roomId}", signed, limitServer, endpoint.Handle(s.stateIDs)),
+		s2s("getEvent", "GET", "/_matrix/federation/v1/event/{eventId}", signed, limitServer, endpoint.Handle(s.event)),
+		s2s("getEventByTimestamp", "GET", "/_matrix/federation/v1/timestamp_to_event/{roomId}", signed, limitServer, endpoint.Handle(s.eventByTimestamp)),
+		s2s("getEventAuth", "GET", "/_matrix/federation/v1/event_auth/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.eventAuth)),
+		s2s("backfillRoom", "GET", "/_matrix/federation/v1/backfill/{roomId}", signed, limitServer, endpoint.Handle(s.backfill)),
+		s2s("getMissingPreviousEvents", "POST", "/_matrix/federation/v1/get_missing_events/{roomId}", signed, limitServer, endpoint.Handle(s.missingEvents)),
+		s2s("getSpaceHierarchy", "GET", "/_matrix/federation/v1/hierarchy/{roomId}", signed, limitServer, planned),
+		s2s("getPublicRooms", "GET", "/_matrix/federation/v1/publicRooms", signed, limitServer, endpoint.Handle(s.publicRooms)),
+		s2s("queryPublicRooms", "POST", "/_matrix/federation/v1/publicRooms", signed, limitServer, endpoint.Handle(s.queryPublicRooms)),
 
 		// questions about users
-		s2s("queryInfo", "GET", "/_matrix/federation/v1/query/{queryType}", signed, unlimited, endpoint.Handle(s.info)),
-		s2s("queryRoomDirectory", "GET", "/_matrix/federation/v1/query/directory", signed, unlimited, endpoint.Handle(s.directory)),
-		s2s("queryProfile", "GET", "/_matrix/federation/v1/query/profile", signed, unlimited, endpoint.Handle(s.profile)),
-		s2s("getUserDevices", "GET", "/_matrix/federation/v1/user/devices/{userId}", signed, unlimited, endpoint.Handle(s.userDevices)),
-		s2s("claimUserEncryptionKeys", "POST", "/_matrix/federation/v1/user/keys/claim", signed, unlimited, endpoint.Handle(s.keysClaim)),
-		s2s("queryUserEncryptionKeys", "POST", "/_matrix/federation/v1/user/keys/query", signed, unlimited, endpoint.Handle(s.userKeys)),
-		s2s("exchangeOpenIdToken", "GET", "/_matrix/federation/v1/openid/userinfo", none, unlimited, endpoint.Handle(s.openID)),
+		s2s("queryInfo", "GET", "/_matrix/federation/v1/query/{queryType}", signed, limitServer, endpoint.Handle(s.info)),
+		s2s("queryRoomDirectory", "GET", "/_matrix/federation/v1/query/directory", signed, limitServer, endpoint.Handle(s.directory)),
+		s2s("queryProfile", "GET", "/_matrix/federation/v1/query/profile", signed, limitServer, endpoint.Handle(s.profile)),
+		s2s("getUserDevices", "GET", "/_matrix/federation/v1/user/devices/{userId}", signed, limitServer, endpoint.Handle(s.userDevices)),
+		s2s("claimUserEncryptionKeys", "POST", "/_matrix/federation/v1/user/keys/claim", signed, limitServer, endpoint.Handle(s.keysClaim)),
+		s2s("queryUserEncryptionKeys", "POST", "/_matrix/federation/v1/user/keys/query", signed, limitServer, endpoint.Handle(s.userKeys)),
+		s2s("exchangeOpenIdToken", "GET", "/_matrix/federation/v1/openid/userinfo", none, limitServer, endpoint.Handle(s.openID)),
 
 		// media
-		s2s("getContent", "GET", "/_matrix/federation/v1/media/download/{mediaId}", signed, unlimited, endpoint.Raw(s.mediaDownload), endpoint.LongPoll()),
-		s2s("getContentThumbnail", "GET", "/_matrix/federation/v1/media/thumbnail/{mediaId}", signed, unlimited, endpoint.Raw(s.mediaThumbnail)),
+		s2s("getContent", "GET", "/_matrix/federation/v1/media/download/{mediaId}", signed, limitServer, endpoint.Raw(s.mediaDownload), endpoint.LongPoll()),
+		s2s("getContentThumbnail", "GET", "/_matrix/federation/v1/media/thumbnail/{mediaId}", signed, limitServer, endpoint.Raw(s.mediaThumbnail)),
 
 		// policy
-		s2s("askPolicyServerToSign", "POST", "/_matrix/policy/v1/sign", signed, unlimited, planned),
+		s2s("askPolicyServerToSign", "POST", "/_matrix/policy/v1/sign", signed, limitServer, planned),
 	})
 }

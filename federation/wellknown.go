@@ -12,7 +12,7 @@ import (
 // configuration: both listeners answer it.
 func WellKnown(cfg *config.Config) []endpoint.Route {
 	return []endpoint.Route{
-		s2s("getWellKnown", "GET", "/.well-known/matrix/server", none, unlimited, endpoint.Handle(wellKnown{cfg}.server)),
+		s2s("getWellKnown", "GET", "/.well-known/matrix/server", none, endpoint.Unlimited, endpoint.Handle(wellKnown{cfg}.server)),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 
 	"chancery"
 	"chancery/config"
@@ -30,6 +31,7 @@ type API struct {
 	Reader *roomserver.Reader
 	Rooms  *roomserver.Server
 	Peer   *peer.Client
+	Limits *endpoint.Limits // nil limits nothing
 	Log    *zap.Logger
 }
 
@@ -114,6 +116,11 @@ type GetAliasOut struct {
 func (a *API) GetAlias(ctx context.Context, in *AliasIn) (*GetAliasOut, error) {
 	if !valid(in.Alias) {
 		return nil, chancery.InvalidParam("%s is not an alias", in.Alias)
+	}
+	if _, server, _ := strings.Cut(string(in.Alias), ":"); server != a.Config.ServerName {
+		if err := a.Limits.Allow(endpoint.LimitRemote, in.Caller); err != nil {
+			return nil, err
+		}
 	}
 	roomID, servers, err := a.Rooms.ResolveAlias(ctx, in.Alias)
 	if err != nil {

@@ -15,11 +15,13 @@ import (
 
 // API answers the rows about profiles.
 type API struct {
-	Users *users.Server
+	Users  *users.Server
+	Limits *endpoint.Limits // nil limits nothing
 }
 
 type ProfileIn struct {
-	User id.UserID `path:"userId"`
+	Caller endpoint.Caller
+	User   id.UserID `path:"userId"`
 }
 
 type Fields = map[string]json.RawMessage
@@ -31,11 +33,19 @@ func checkUser(user id.UserID) error {
 	return nil
 }
 
+// mayAsk limits questions that anybody can put and that make us ask another server.
+func (a *API) mayAsk(c endpoint.Caller, user id.UserID) error {
+	if err := checkUser(user); err != nil || a.Users.IsLocal(user) {
+		return err
+	}
+	return a.Limits.Allow(endpoint.LimitRemote, c)
+}
+
 // Profile tells everything a user says of themselves.
 //
 // spec: c2s/getUserProfile
 func (a *API) Profile(ctx context.Context, in *ProfileIn) (*Fields, error) {
-	if err := checkUser(in.User); err != nil {
+	if err := a.mayAsk(in.Caller, in.User); err != nil {
 		return nil, err
 	}
 	fields, err := a.Users.ProfileOf(ctx, in.User, "")
@@ -43,15 +53,16 @@ func (a *API) Profile(ctx context.Context, in *ProfileIn) (*Fields, error) {
 }
 
 type FieldIn struct {
-	User id.UserID `path:"userId"`
-	Key  string    `path:"keyName"`
+	Caller endpoint.Caller
+	User   id.UserID `path:"userId"`
+	Key    string    `path:"keyName"`
 }
 
 // Field tells one thing a user says of themselves.
 //
 // spec: c2s/getProfileField
 func (a *API) Field(ctx context.Context, in *FieldIn) (*Fields, error) {
-	if err := checkUser(in.User); err != nil {
+	if err := a.mayAsk(in.Caller, in.User); err != nil {
 		return nil, err
 	}
 	fields, err := a.Users.ProfileOf(ctx, in.User, in.Key)

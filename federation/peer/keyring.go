@@ -34,6 +34,7 @@ type KeyRing struct {
 	servers   *bounded[knownKeys]
 	published *bounded[publication]
 	flight    singleflight.Group
+	strangers chan struct{} // fetches under way of servers never seen that somebody unknown made us ask
 }
 
 // knownKeys are never changed in place.
@@ -56,7 +57,12 @@ const (
 	fetchPauseMax = time.Minute
 	maxKeyList    = 128 << 10
 	maxPublished  = 1000
+	maxStrangers  = 32
 )
+
+// errStrangers refuses to ask one more server that we have never seen: anybody can name servers that do not
+// answer, and everyone who waits for one costs us a connection and memory.
+var errStrangers = errors.New("too many servers that we do not know are being asked for their keys")
 
 // NewKeyRing makes a key ring that asks through client. Own keys need no asking. Notaries are
 // asked when a server itself does not answer.
@@ -65,6 +71,7 @@ func NewKeyRing(client *Client, own *Keys, store KeyStore, notaries []string) *K
 		client: client, own: own, store: store, notaries: notaries, log: client.log,
 		now:     func() time.Time { return client.now() },
 		servers: newBounded[knownKeys](maxNames), published: newBounded[publication](maxPublished),
+		strangers: make(chan struct{}, maxStrangers),
 	}
 }
 
@@ -98,6 +105,7 @@ type need struct {
 	until    time.Time                       // when they have to be valid
 	met      func(map[string]ServerKey) bool // is there no reason to ask further?
 	speaking bool                            // the server is making a request to us, so it is up
+	anyone   bool                            // whoever makes us ask has not said who they are
 }
 
 // obtain gives all keys of server that can be had, going on to the next source while the need is
@@ -124,6 +132,14 @@ func (r *KeyRing) obtain(ctx context.Context, server string, n need) (map[string
 	}
 	// One fetch for all who wait, which lives on when the first of them gives up.
 	done := r.flight.DoChan(server, func() (any, error) {
+		if n.anyone && len(known.keys) == 0 {
+			select {
+			case r.strangers <- struct{}{}:
+				defer func() { <-r.strangers }()
+			default:
+				return nil, errStrangers
+			}
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*fetchTimeout+time.Duration(len(r.notaries))*fetchTimeout)
 		defer cancel()
 		return nil, r.fetch(ctx, server, n)
@@ -301,7 +317,7 @@ func (r *KeyRing) Published(ctx context.Context, server string, minimumValidUnti
 	half := have.fetched.Add(have.until.Sub(have.fetched) / 2)
 	if !ok || r.now().After(half) || have.until.Before(minimumValidUntil) {
 		// The pause between two fetches holds here too: anybody may ask us.
-		_, err := r.obtain(ctx, server, need{met: func(map[string]ServerKey) bool {
+		_, err := r.obtain(ctx, server, need{anyone: true, met: func(map[string]ServerKey) bool {
 			now, ok := r.published.get(server)
 			return ok && now.fetched.After(have.fetched)
 		}})

@@ -367,3 +367,26 @@ func TestManyEventsAreVerifiedTogether(t *testing.T) {
 		}
 	}
 }
+
+func TestFewStrangersAreAskedAtOnce(t *testing.T) {
+	ca := newAuthority(t)
+	p := publish(t, ca, "p.example")
+	r, _ := ourRing(t, ca, nil)
+	object, err := p.keys.Sign([]byte(`{}`))
+	must(t, err)
+	in := Request{Method: "GET", URI: "/", Authorization: []string{
+		SignRequest(p.keys.Key(), p.keys.ServerName, "us.example", "GET", "/", nil)}}
+	for range maxStrangers {
+		r.strangers <- struct{}{}
+	}
+	if _, err := r.VerifyRequest(t.Context(), in); !chancery.IsCode(err, chancery.CodeLimitExceeded) {
+		t.Errorf("one stranger more: %v", err)
+	}
+	if n := p.asked.Load(); n != 0 {
+		t.Errorf("it was asked %d times", n)
+	}
+	must(t, r.VerifyJSON(t.Context(), p.keys.ServerName, object, time.Now())) // what we want to know ourselves
+	if _, err := r.VerifyRequest(t.Context(), in); err != nil {
+		t.Errorf("known by now: %v", err)
+	}
+}

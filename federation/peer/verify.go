@@ -25,8 +25,8 @@ type Request struct {
 }
 
 // VerifyRequest says which server made a request, once its signature holds. That server is up,
-// so its back-off ends. Everything but a body
-// that is no JSON is refused with 401 M_UNAUTHORIZED.
+// so its back-off ends. Everything but a body that is no JSON is refused with 401 M_UNAUTHORIZED; a server
+// never seen may have to wait while the keys of many others are being fetched.
 //
 // spec: s2s#request-authentication
 func (r *KeyRing) VerifyRequest(ctx context.Context, in Request) (origin string, err error) {
@@ -63,7 +63,9 @@ func (r *KeyRing) VerifyRequest(ctx context.Context, in Request) (origin string,
 	}
 	now := r.now()
 	good := func(k ServerKey) bool { return k.signsRequests(now) }
-	if err := r.check(ctx, origin, payload, signatures, now, good, true); err != nil {
+	if err := r.check(ctx, origin, payload, signatures, now, good, true); errors.Is(err, errStrangers) {
+		return "", chancery.LimitExceeded(fetchPause).Because(err)
+	} else if err != nil {
 		return "", chancery.Unauthorized("the request's signature could not be verified").Because(err)
 	}
 	r.client.HeardFrom(origin)
@@ -88,7 +90,7 @@ func (r *KeyRing) check(ctx context.Context, server string, payload []byte, sign
 	if len(ids) == 0 {
 		return fmt.Errorf("%w: %s did not sign", errNoKey, server)
 	}
-	keys, err := r.obtain(ctx, server, need{ids: ids, until: at, speaking: speaking, met: func(keys map[string]ServerKey) bool {
+	keys, err := r.obtain(ctx, server, need{ids: ids, until: at, speaking: speaking, anyone: speaking, met: func(keys map[string]ServerKey) bool {
 		return slices.ContainsFunc(ids, func(id string) bool { k, ok := keys[id]; return ok && good(k) })
 	}})
 	found := false
