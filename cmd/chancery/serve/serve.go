@@ -210,7 +210,7 @@ func (s *server) makeComponents(context.Context) (err error) {
 	key := s.keys.Key()
 	s.reader = roomserver.NewReader(readerBytes)
 	s.rooms = roomserver.New(roomserver.Options{DB: s.db, Reader: s.reader, ServerName: s.cfg.ServerName, KeyID: key.ID, Key: key.Private,
-		Peer: s.peer, Keys: ring, DefaultVersion: s.cfg.Rooms.DefaultVersion, Log: s.Log.Named("rooms")})
+		Peer: s.peer, Keys: ring, DefaultVersion: s.cfg.Rooms.DefaultVersion, Exists: s.exists, Log: s.Log.Named("rooms")})
 	s.users = users.New(users.Options{DB: s.db, ServerName: s.cfg.ServerName, Config: s.cfg, Log: s.Log.Named("users"),
 		Peer: s.peer, NATS: s.nats.Conn(), OnDeactivate: s.leaveRooms, OnProfile: s.showProfile})
 	s.sync = syncapi.New(syncapi.Options{DB: s.db, Reader: s.reader, Tail: s.log.Tail(), Users: s.users, NATS: s.nats.Conn(),
@@ -228,6 +228,12 @@ func (s *server) makeComponents(context.Context) (err error) {
 	s.client = &clientapi.Server{Config: s.cfg, DB: s.db, Reader: s.reader, Rooms: s.rooms, Users: s.users, Peer: s.peer,
 		NATS: s.nats.Conn(), Media: s.media, Sync: s.sync.Sync(), Limits: s.limits, Metrics: s.metrics, Log: s.Log.Named("clientapi")}
 	return nil
+}
+
+// exists says whether one of our users can be invited.
+func (s *server) exists(ctx context.Context, user id.UserID) (bool, error) {
+	account, ok, err := s.users.Account(ctx, user)
+	return ok && !account.Deactivated, err
 }
 
 // showProfile puts a user's changed profile into a room.
