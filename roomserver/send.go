@@ -178,11 +178,14 @@ func (r *room) build(n NewEvent, root state.Root) (*event.Event, error) {
 
 // refused tells the client why the rules of the room do not allow an event.
 func refused(err error) error {
-	var why *auth.Rejection
-	if errors.As(err, &why) && why.Malformed {
-		return chancery.InvalidParam("%s", err.Error()).Because(err)
+	var no *auth.Rejection
+	switch {
+	case !errors.As(err, &no):
+		return chancery.Forbidden("%s", err.Error())
+	case no.Malformed:
+		return chancery.InvalidParam("%s", no.Why).Because(err)
 	}
-	return chancery.Forbidden("%s", err.Error())
+	return chancery.Forbidden("%s", no.Why).Because(err)
 }
 
 // checkRedacts refuses a redaction of somebody else's event without the level for it. Other servers
