@@ -2,6 +2,7 @@ package storage
 
 import (
 	"encoding/json"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +14,7 @@ type EDU struct {
 	ID      int64 // given when it is queued
 	Type    string
 	Content json.RawMessage
+	Subject string // of those with the same one the latest is enough; empty: none
 }
 
 var lastEDU atomic.Int64
@@ -29,16 +31,41 @@ func newEDU() int64 {
 }
 
 // QueueEDU leaves EDUs for another server in the outbox, which is woken with the commit. They are
-// sent in this order, again and again until the server has them.
+// sent in this order, again and again until the server has them, or has let too many wait.
 func (tx Tx) QueueEDU(destination string, edus ...EDU) {
 	if len(edus) == 0 {
 		return
 	}
+	size := 0
 	for _, e := range edus {
-		tx.Exec(`INSERT INTO edus (destination, id, type, content) VALUES ($1, $2, $3, $4)`,
-			sql.Text(destination), newEDU(), e.Type, sql.Text(string(e.Content)))
+		tx.Exec(`INSERT INTO edus (destination, id, type, content, subject) VALUES ($1, $2, $3, $4, $5)`,
+			sql.Text(destination), newEDU(), e.Type, sql.Text(string(e.Content)), sql.Text(e.Subject))
+		size += len(e.Content)
+	}
+	// Looking costs as much as is there, so not every EDU makes us look; a large one sooner.
+	if rand.IntN(128) <= len(edus)+size>>10 {
+		tx.boundEDUs(destination, edusCoalesced, maxEDUs, maxEDUBytes)
 	}
 	tx.Announce(Fact{Kind: sql.FactOutgoing, Extra: destination})
+}
+
+// What waits for a server that does not answer is bounded.
+const (
+	edusCoalesced = 200 // where more wait, only the latest of each subject is kept
+	maxEDUs       = 20_000
+	maxEDUBytes   = 64 << 20
+)
+
+// boundEDUs deletes what need not, or cannot, be kept for a server: of more than some EDUs all but the latest
+// of each subject, and then the oldest while there are more than most or more than so many bytes.
+func (tx Tx) boundEDUs(destination string, some, most int, bytes int64) {
+	to := sql.Text(destination)
+	tx.Exec(`DELETE FROM edus WHERE destination = $1 AND subject <> ''
+		AND EXISTS (SELECT 1 FROM edus WHERE destination = $1 LIMIT 1 OFFSET $2)
+		AND id NOT IN (SELECT max(id) FROM edus WHERE destination = $1 AND subject <> '' GROUP BY subject)`, to, some)
+	tx.Exec(`DELETE FROM edus WHERE destination = $1 AND id <= (SELECT max(id) FROM
+		(SELECT id, ROW_NUMBER() OVER (ORDER BY id DESC) AS place, SUM(octet_length(content)) OVER (ORDER BY id DESC) AS bytes
+			FROM edus WHERE destination = $1) x WHERE place > $2 OR bytes > $3)`, to, most, bytes)
 }
 
 // EDUs lists the next EDUs for a server, in their order.

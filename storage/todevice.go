@@ -67,24 +67,21 @@ func (tx Tx) TrimSent(before int64, limit int) (int64, error) {
 		(SELECT ts FROM to_device_sent WHERE ts < $1 ORDER BY ts LIMIT $2) x)`, before, limit)
 }
 
-// FullInboxes lists devices for which more than most messages wait, with the number below which
-// those are that are too many.
-func (tx Tx) FullInboxes(most int) ([]ToDevice, error) {
-	full, err := sql.Collect(tx.Tx, func(r *sql.Rows) (ToDevice, error) {
+// TrimInbox deletes the oldest messages of a device while there are more than most, or more than so many bytes.
+func (tx Tx) TrimInbox(user, device string, most int, bytes int64) (int64, error) {
+	return tx.ExecRows(`DELETE FROM to_device WHERE user_id = $1 AND device_id = $2 AND number <= (SELECT max(number) FROM
+		(SELECT number, ROW_NUMBER() OVER (ORDER BY number DESC) AS place, SUM(octet_length(content)) OVER (ORDER BY number DESC) AS bytes
+			FROM to_device WHERE user_id = $1 AND device_id = $2) x WHERE place > $3 OR bytes > $4)`,
+		sql.Text(user), sql.Text(device), most, bytes)
+}
+
+// FullInboxes lists devices for which more than most messages wait, or more than so many bytes.
+func (tx Tx) FullInboxes(most int, bytes int64) ([]ToDevice, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (ToDevice, error) {
 		var v ToDevice
-		err := r.Scan(&v.User, &v.Device, &v.Number)
+		err := r.Scan(&v.User, &v.Device)
 		v.User, v.Device = sql.Untext(v.User), sql.Untext(v.Device)
 		return v, err
-	}, `SELECT user_id, device_id, count(*) FROM to_device GROUP BY user_id, device_id HAVING count(*) > $1 LIMIT 100`, most)
-	if err != nil {
-		return nil, err
-	}
-	for i, v := range full {
-		err := tx.QueryRow(`SELECT number FROM to_device WHERE user_id = $1 AND device_id = $2 ORDER BY number DESC LIMIT 1 OFFSET $3`,
-			sql.Text(v.User), sql.Text(v.Device), most).Scan(&full[i].Number)
-		if err != nil {
-			return nil, err
-		}
-	}
-	return full, nil
+	}, `SELECT user_id, device_id FROM to_device GROUP BY user_id, device_id
+		HAVING count(*) > $1 OR SUM(octet_length(content)) > $2 LIMIT 100`, most, bytes)
 }

@@ -134,14 +134,15 @@ func (a *answer) fillLeft(j *joined, leave *roomserver.Stored) error {
 	default:
 		t.start = leave.Before
 	}
+	if wasIn == "join" || !j.fresh { // who was put out first and banned then has lost the others too
+		a.part(j)
+	}
 	if wasIn != "join" {
 		return nil
 	}
 	row := j.row
 	row.Root = int64(leave.After) // what happened later is not for them
 	j.row = row
-	if j.state, err = a.stateOf(j); err == nil {
-		a.part(j)
-	}
+	j.state, err = a.stateOf(j)
 	return err
 }

@@ -154,3 +154,15 @@ func TestInviteWakesAndStopAnswers(t *testing.T) {
 		}
 	})
 }
+
+// spec: c2s#tracking-the-device-list-for-a-user
+func TestWhoIsKickedAndThenBannedLosesTheOthers(t *testing.T) {
+	s := onSQLite(t)
+	room := s.create(alice, object{"preset": "public_chat"})
+	s.join(bob, room)
+	since := s.get(bob, "").next()
+	s.ok(alice, "POST", at(room, "kick"), object{"user_id": bob})
+	s.ok(alice, "POST", at(room, "ban"), object{"user_id": bob})
+	b := s.get(bob, since)
+	same(t, "whom bob lost", b.Get("device_lists").Raw, `{"changed":[],"left":["@alice:test"]}`)
+}

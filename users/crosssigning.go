@@ -274,7 +274,9 @@ func (s *Server) UploadSignatures(ctx context.Context, user id.UserID, up Signed
 			tx.Announce(storage.Fact{Kind: sql.FactDeviceList, User: other, Extra: string(user)})
 		}
 		if len(devices) > 0 {
-			deviceListChanged(tx, user, devices...)
+			if err := deviceListChanged(tx, user, devices...); err != nil {
+				return err
+			}
 		}
 		if signedMaster {
 			return signingKeysChanged(tx, user)

@@ -33,14 +33,14 @@ type signingKeyUpdate struct {
 }
 
 // deviceListChanged announces in tx that some of the user's devices are others, have other keys or
-// are called otherwise: to the users that share a room, and to their servers. A failed statement
-// fails the whole transaction, so there is nothing to return.
-func deviceListChanged(tx storage.Tx, user id.UserID, devices ...id.DeviceID) {
+// are called otherwise: to the users that share a room, and to their servers.
+func deviceListChanged(tx storage.Tx, user id.UserID, devices ...id.DeviceID) error {
 	tx.Announce(storage.Fact{Kind: sql.FactDeviceList, User: string(user)})
 	servers, err := serversSharing(tx, user)
-	if err == nil {
-		_ = tellDevices(tx, user, devices, servers)
+	if err != nil {
+		return err
 	}
+	return tellDevices(tx, user, devices, servers)
 }
 
 // serversSharing lists the other servers that must hear of a user's devices.
@@ -51,7 +51,8 @@ func serversSharing(tx storage.Tx, user id.UserID) ([]string, error) {
 	return servers, err
 }
 
-// tellDevices queues an update of each device for each server. The sequence goes on also when
+// tellDevices queues an update of each device for each server. Where many wait only the user's latest is kept:
+// it names one before it that the server has not, so the server fetches the list. The sequence goes on also when
 // nobody is told: whoever fetches the list later learns where it stands.
 func tellDevices(tx storage.Tx, user id.UserID, devices []id.DeviceID, servers []string) error {
 	if len(devices) == 0 {
@@ -84,7 +85,7 @@ func tellDevices(tx storage.Tx, user id.UserID, devices []id.DeviceID, servers [
 		if err != nil {
 			return err
 		}
-		edus = append(edus, storage.EDU{Type: "m.device_list_update", Content: content})
+		edus = append(edus, storage.EDU{Type: "m.device_list_update", Content: content, Subject: "m.device_list_update " + string(user)})
 	}
 	for _, server := range servers {
 		tx.QueueEDU(server, edus...)

@@ -65,7 +65,9 @@ func openDevice(tx storage.Tx, user id.UserID, d NewDevice, t Tokens) error {
 		return err
 	}
 	if made {
-		deviceListChanged(tx, user, t.Device)
+		if err := deviceListChanged(tx, user, t.Device); err != nil {
+			return err
+		}
 	} else {
 		tx.DeleteTokens(string(user), string(t.Device))
 	}
@@ -119,8 +121,7 @@ func (s *Server) RenameDevice(ctx context.Context, user id.UserID, device id.Dev
 		if !ok {
 			return chancery.NotFound("there is no such device")
 		}
-		deviceListChanged(tx, user, device)
-		return nil
+		return deviceListChanged(tx, user, device)
 	})
 }
 
@@ -145,7 +146,7 @@ func (s *Server) DeleteDevices(ctx context.Context, user id.UserID, devices []id
 				}
 			}
 			if len(gone) > 0 {
-				deviceListChanged(tx, user, gone...)
+				return deviceListChanged(tx, user, gone...)
 			}
 			return nil
 		})

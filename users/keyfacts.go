@@ -304,8 +304,7 @@ func (s *Server) announceAll(ctx context.Context) error {
 				if _, _, err := tx.NextDeviceListUpdate(user, floor); err != nil {
 					return err
 				}
-				deviceListChanged(tx, id.UserID(user), ids...)
-				return nil
+				return deviceListChanged(tx, id.UserID(user), ids...)
 			})
 			if err != nil {
 				return err

@@ -204,8 +204,7 @@ func setDeviceKeys(tx storage.Tx, user id.UserID, device id.DeviceID, keys json.
 	if old != nil {
 		tx.DeleteKeySignatures(string(user), string(device)) // they were for other keys
 	}
-	deviceListChanged(tx, user, device)
-	return nil
+	return deviceListChanged(tx, user, device)
 }
 
 // KeyCounts is what /sync tells a device of its own keys.

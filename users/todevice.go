@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"maps"
+	mathrand "math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +20,7 @@ import (
 const (
 	maxToDevice   = 128 << 10          // bytes of one message
 	maxInbox      = 20_000             // messages that wait for a device; the oldest go
+	maxInboxBytes = 64 << 20           // and their bytes
 	maxEDUBytes   = 48 << 10           // of messages in one EDU
 	sentLifetime  = 7 * 24 * time.Hour // for which a repetition is known
 	maxMessageID  = 255
@@ -166,6 +168,12 @@ func deliver(tx storage.Tx, sender id.UserID, typ string, messages Messages) err
 			}
 			if ok {
 				tx.AddToDevice(storage.ToDevice{User: user, Device: string(device), Sender: string(sender), Type: typ, Content: content}, floor)
+				// Looking costs as much as is there, so not every message makes us look; a large one sooner.
+				if mathrand.IntN(128) <= len(content)>>10 {
+					if _, err := tx.TrimInbox(user, string(device), maxInbox, maxInboxBytes); err != nil {
+						return err
+					}
+				}
 			}
 		}
 	}
@@ -298,7 +306,7 @@ func (s *Server) trimToDevice(ctx context.Context) {
 	var full []storage.ToDevice
 	if err == nil {
 		err = s.DB.Read(ctx, func(tx storage.Tx) (err error) {
-			full, err = tx.FullInboxes(maxInbox)
+			full, err = tx.FullInboxes(maxInbox, maxInboxBytes)
 			return err
 		})
 	}
@@ -307,8 +315,8 @@ func (s *Server) trimToDevice(ctx context.Context) {
 			break
 		}
 		err = s.DB.Write(ctx, []string{v.User}, func(tx storage.Tx) error {
-			tx.DeleteToDevice(v.User, v.Device, v.Number)
-			return nil
+			_, err := tx.TrimInbox(v.User, v.Device, maxInbox, maxInboxBytes)
+			return err
 		})
 		s.Log.Warn("too many messages waited for a device, the oldest are gone", zap.String("user", v.User), zap.String("device", v.Device))
 	}
