@@ -76,6 +76,7 @@ func (s *Server) fetchMissing(ctx context.Context, origin string, roomID id.Room
 	events := s.parsed(ctx, ev.Version(), roomID, raw)
 	gap := &openGap{missing: ev.PrevEvents()}
 	newestFirst := belowGap(gap, events)
+	newestFirst = newestFirst[:min(len(newestFirst), missingAtOnce)]
 	oldestFirst := make([]*event.Event, 0, len(newestFirst))
 	for i := len(newestFirst) - 1; i >= 0; i-- {
 		oldestFirst = append(oldestFirst, newestFirst[i])

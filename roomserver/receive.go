@@ -52,7 +52,7 @@ func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMess
 	g.SetLimit(4)
 	for _, roomID := range order {
 		g.Go(func() error {
-			s.receiveInRoom(ctx, origin, roomID, byRoom[roomID], results)
+			s.receiveGuarded(ctx, origin, roomID, byRoom[roomID], results)
 			return nil
 		})
 	}
@@ -95,6 +95,19 @@ func (s *Server) versionOf(ctx context.Context, roomID id.RoomID) (version *even
 		return nil
 	})
 	return version, err
+}
+
+// receiveGuarded turns a panic into refused events: a peer must not be able to end the process.
+func (s *Server) receiveGuarded(ctx context.Context, origin string, roomID id.RoomID, events []*event.Event, results *pduResults) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.Log.Error("panic while taking events", zap.String("origin", origin), zap.String("room", string(roomID)), zap.Any("panic", p), zap.Stack("stack"))
+			for _, ev := range events {
+				results.set(ev.ID(), chancery.Internal(fmt.Errorf("panic: %v", p)))
+			}
+		}
+	}()
+	s.receiveInRoom(ctx, origin, roomID, events, results)
 }
 
 func (s *Server) receiveInRoom(ctx context.Context, origin string, roomID id.RoomID, events []*event.Event, results *pduResults) {

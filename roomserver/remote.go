@@ -533,6 +533,9 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 	if err != nil {
 		return nil, err
 	}
+	if len(stripped) > maxStripped {
+		return nil, chancery.TooLarge("the state that goes with the invite is too large")
+	}
 	if version.RoomIDIsCreateHash && !hasCreate {
 		// spec: s2s/sendInviteV2
 		return nil, chancery.InvalidParam("the invite's state has not the room's create event")
@@ -571,11 +574,34 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 		if ok && was.Membership == "invite" && id.UserID(was.Sender).Homeserver() != in.Origin {
 			return nil
 		}
+		pending, err := tx.InvitesOf(key)
+		if err != nil {
+			return err
+		}
+		if !ok && countFrom(pending, in.Origin) >= maxInvites {
+			return chancery.LimitExceeded(time.Hour)
+		}
 		tx.SetInvite(row)
 		tx.Announce(inviteFact(row))
 		return nil
 	})
 	return signed.JSON(), err
+}
+
+// What one server may put before one of our users.
+const (
+	maxStripped = 64 << 10 // bytes of state with an invite
+	maxInvites  = 100      // invites that wait for an answer
+)
+
+func countFrom(invites []storage.Invite, server string) int {
+	n := 0
+	for _, v := range invites {
+		if v.Membership == "invite" && id.UserID(v.Sender).Homeserver() == server {
+			n++
+		}
+	}
+	return n
 }
 
 // strippedOf makes the stripped state that our user sees from what came with an invite: whole events as

@@ -137,6 +137,12 @@ func (s *Server) holding(ctx context.Context, r *room, fn func(*room) error) (wa
 		return nil, ctx.Err()
 	}
 	defer func() { <-r.turn }()
+	defer func() {
+		if p := recover(); p != nil {
+			r.loaded, r.waits = false, nil // memory has half of something
+			panic(p)
+		}
+	}()
 	if r.gone {
 		return nil, errGone
 	}
