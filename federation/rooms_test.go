@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"chancery/roomserver"
+	"chancery/storage"
 )
 
 func TestTwoServersShareARoom(t *testing.T) {
@@ -72,6 +73,57 @@ func TestInvitesReachTheOtherServerAndCanBeRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "the leaving arrives", func() bool { return a.membership(room, bob) == "leave" })
+	})
+}
+
+// An event that ended an earlier membership may come after the invite that followed it.
+func TestAnInviteOutlivesWhatIsOlder(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		last := func() (text []byte) {
+			if err := a.db.Read(t.Context(), func(tx storage.Tx) error {
+				row, _, err := tx.Room(string(room))
+				if err != nil {
+					return err
+				}
+				rows, err := tx.EventsBelow(row.NID, 1<<62, -1<<62, 1)
+				text = rows[0].JSON
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return text
+		}
+		change := func(membership string) []byte {
+			if err := a.rooms.ChangeMember(t.Context(), roomserver.Change{Room: room, Sender: alice, Target: bob, Membership: membership}); err != nil {
+				t.Fatal(err)
+			}
+			return last()
+		}
+		invited := func() string {
+			var v storage.Invite
+			if err := b.db.Read(t.Context(), func(tx storage.Tx) (err error) {
+				v, _, err = tx.Invite(string(bob), string(room))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return v.Membership
+		}
+		change("ban")
+		old := change("leave")
+		if err := a.rooms.Invite(t.Context(), roomserver.Invite{Room: room, Sender: alice, Target: bob}); err != nil {
+			t.Fatal(err)
+		}
+		b.rooms.Receive(t.Context(), a.name, rawList(old))
+		if got := invited(); got != "invite" {
+			t.Fatalf("after the older leave bob has %q", got)
+		}
+		b.rooms.Receive(t.Context(), a.name, rawList(change("leave")))
+		if got := invited(); got != "leave" {
+			t.Fatalf("after the invite was taken back bob has %q", got)
+		}
 	})
 }
 

@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"chancery/roomserver/event"
 	"chancery/storage"
@@ -50,7 +51,8 @@ func (s *Server) endInvite(ctx context.Context, ev *event.Event) (ended bool, er
 				return err
 			}
 		}
-		if !mayEnd(v, ev.Sender().Homeserver()) {
+		// What it ends it names as the membership that it builds on; else it is older, and came late.
+		if !slices.Contains(ev.AuthEvents(), id.EventID(v.EventID)) || !mayEnd(v, ev.Sender().Homeserver()) {
 			return nil
 		}
 		ended = true
