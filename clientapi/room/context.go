@@ -12,6 +12,7 @@ import (
 	"chancery/roomserver/page"
 	"chancery/storage"
 
+	"go.uber.org/zap"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -131,7 +132,8 @@ type TimestampOut struct {
 	TS      int64      `json:"origin_server_ts"`
 }
 
-// GetEventByTimestamp finds the event that is closest to a time.
+// GetEventByTimestamp finds the event that is closest to a time. Where history is missing just there,
+// other servers are asked for it first.
 //
 // spec: c2s/getEventByTimestamp
 func (a *API) GetEventByTimestamp(ctx context.Context, in *TimestampIn) (*TimestampOut, error) {
@@ -139,14 +141,35 @@ func (a *API) GetEventByTimestamp(ctx context.Context, in *TimestampIn) (*Timest
 	if err != nil {
 		return nil, err
 	}
-	out := &TimestampOut{}
-	return out, a.DB.Read(ctx, func(tx storage.Tx) error {
+	for asked := 0; ; asked++ {
+		out, gap, err := a.eventByTimestamp(ctx, in, back)
+		if gap == 0 || asked == maxBackfills {
+			return out, err
+		}
+		came, failed := a.Rooms.Backfill(ctx, in.RoomID, gap, maxLimit)
+		if failed != nil {
+			a.Log.Info("could not ask for history", zap.String("room", string(in.RoomID)), zap.Error(failed))
+		}
+		if !came {
+			return out, err
+		}
+	}
+}
+
+// eventByTimestamp looks among the events that we have. gap is the place of an open gap that may hide a
+// closer one, 0: none.
+func (a *API) eventByTimestamp(ctx context.Context, in *TimestampIn, back bool) (out *TimestampOut, gap int64, err error) {
+	out = &TimestampOut{}
+	err = a.DB.Read(ctx, func(tx storage.Tx) error {
 		v, err := a.view(tx, in.RoomID, in.Caller.User)
 		if err != nil {
 			return err
 		}
 		row, ok, err := tx.EventNear(v.room.NID, in.TS, !back)
 		if err != nil {
+			return err
+		}
+		if gap, err = gapBeside(tx, v, row, ok, back); err != nil {
 			return err
 		}
 		if !ok {
@@ -166,4 +189,28 @@ func (a *API) GetEventByTimestamp(ctx context.Context, in *TimestampIn) (*Timest
 		out.EventID, out.TS = seen[0].ID(), seen[0].OriginServerTS()
 		return nil
 	})
+	return out, gap, err
+}
+
+// gapBeside finds the open gap between an event and the next on the other side of the time asked for.
+func gapBeside(tx storage.Tx, v *view, row storage.Event, found, back bool) (int64, error) {
+	if !v.joined || !found && !back {
+		return 0, nil // what is newer than all is not missing
+	}
+	if !found {
+		return tx.HighestGap(v.room.NID, end)
+	}
+	edge := *row.Ord
+	if back {
+		above, err := tx.EventsAbove(v.room.NID, edge, end, 1)
+		if err != nil || len(above) == 0 {
+			return 0, err
+		}
+		edge = *above[0].Ord
+	}
+	gap, err := tx.HighestGap(v.room.NID, edge)
+	if gap != edge {
+		return 0, err
+	}
+	return gap, err
 }
