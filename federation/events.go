@@ -235,6 +235,11 @@ type timestampOut struct {
 	TS      int64      `json:"origin_server_ts"`
 }
 
+// maxNear is how many events near a time are tried: the nearest may be for none of the server's users.
+const maxNear = 20
+
+var errNoEventThere = chancery.NotFound("no event is there")
+
 // spec: s2s/getEventByTimestamp
 func (s *Server) eventByTimestamp(ctx context.Context, in *timestampIn) (*timestampOut, error) {
 	if in.Direction != "f" && in.Direction != "b" {
@@ -249,15 +254,27 @@ func (s *Server) eventByTimestamp(ctx context.Context, in *timestampIn) (*timest
 		if err != nil {
 			return err
 		}
-		var ev storage.Event
-		if ok {
-			ev, ok, err = tx.EventNear(room.NID, in.TS, in.Direction == "f")
+		if !ok {
+			return errNoEventThere
 		}
-		if err == nil && !ok {
-			return chancery.NotFound("no event is there")
+		rows, err := tx.EventsNear(room.NID, in.TS, in.Direction == "f", maxNear)
+		if err != nil {
+			return err
 		}
-		out.EventID, out.TS = id.EventID(ev.ID), ev.TS
-		return err
+		events, err := s.Reader.StoredRows(room, rows)
+		if err != nil {
+			return err
+		}
+		look := newLook(s, tx, room, in.Origin)
+		for _, ev := range events {
+			if sees, err := look.sees(ev); err != nil {
+				return err
+			} else if sees {
+				out.EventID, out.TS = ev.ID(), ev.OriginServerTS()
+				return nil
+			}
+		}
+		return errNoEventThere
 	})
 	return out, err
 }

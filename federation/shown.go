@@ -26,7 +26,7 @@ func (s *Server) shown(ctx context.Context, origin, roomID string, events []*roo
 		if err != nil || !ok {
 			return err
 		}
-		look := look{s: s, tx: tx, room: room, origin: origin, histories: map[state.Root]string{}, viewers: map[state.Root][]visibility.Viewer{}}
+		look := newLook(s, tx, room, origin)
 		for _, ev := range events {
 			sees, err := look.sees(ev)
 			if err != nil {
@@ -58,6 +58,10 @@ type look struct {
 	viewers   map[state.Root][]visibility.Viewer
 	users     []string
 	joined    map[string]bool // are in the room now
+}
+
+func newLook(s *Server, tx storage.Tx, room storage.Room, origin string) *look {
+	return &look{s: s, tx: tx, room: room, origin: origin, histories: map[state.Root]string{}, viewers: map[state.Root][]visibility.Viewer{}}
 }
 
 func (l *look) sees(ev *roomserver.Stored) (bool, error) {

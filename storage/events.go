@@ -133,17 +133,13 @@ func (tx Tx) EventsAbove(room, above, below int64, limit int) ([]Event, error) {
 		room, above, below, limit)
 }
 
-// EventNear finds the accepted event closest to a time, at or after it, or at or before it.
-func (tx Tx) EventNear(room, ts int64, forwards bool) (v Event, ok bool, err error) {
-	tail := `WHERE e.room = $1 AND e.ts <= $2 AND e.status = 0 AND e.ord IS NOT NULL ORDER BY e.ts DESC, e.ord DESC LIMIT 1`
+// EventsNear lists the accepted events closest to a time, the closest first: at or after it, or at or before it.
+func (tx Tx) EventsNear(room, ts int64, forwards bool, limit int) ([]Event, error) {
+	tail := `WHERE e.room = $1 AND e.ts <= $2 AND e.status = 0 AND e.ord IS NOT NULL ORDER BY e.ts DESC, e.ord DESC LIMIT $3`
 	if forwards {
-		tail = `WHERE e.room = $1 AND e.ts >= $2 AND e.status = 0 AND e.ord IS NOT NULL ORDER BY e.ts, e.ord LIMIT 1`
+		tail = `WHERE e.room = $1 AND e.ts >= $2 AND e.status = 0 AND e.ord IS NOT NULL ORDER BY e.ts, e.ord LIMIT $3`
 	}
-	events, err := tx.selectEvents(tail, room, ts)
-	if err != nil || len(events) == 0 {
-		return Event{}, false, err
-	}
-	return events[0], true, nil
+	return tx.selectEvents(tail, room, ts, limit)
 }
 
 // OrdAt gives the highest place that the room's events had at a position; below the trim it is ok = false.

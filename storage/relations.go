@@ -53,18 +53,21 @@ func (tx Tx) LatestEdits(room int64, targets []string) ([]Edit, error) {
 }
 
 // Reference says that an event refers to another.
-type Reference struct{ Target, EventID string }
+type Reference struct {
+	Target, EventID string
+	Event           int64
+}
 
 // References lists the events that refer to some events, oldest first.
-func (tx Tx) References(room int64, targets []string) ([]Reference, error) {
+func (tx Tx) References(room int64, targets []string, limit int) ([]Reference, error) {
 	return sql.Collect(tx.Tx, func(r *sql.Rows) (Reference, error) {
 		var v Reference
-		err := r.Scan(&v.Target, &v.EventID)
+		err := r.Scan(&v.Target, &v.EventID, &v.Event)
 		v.Target, v.EventID = sql.Untext(v.Target), sql.Untext(v.EventID)
 		return v, err
-	}, `SELECT r.target, e.event_id FROM relations r JOIN events e ON e.nid = r.event
+	}, `SELECT r.target, e.event_id, e.nid FROM relations r JOIN events e ON e.nid = r.event
 		WHERE r.room = $1 AND r.target = ANY($2) AND r.rel_type = 'm.reference' AND e.status = 0 AND e.ord IS NOT NULL
-		ORDER BY e.ord LIMIT 5000`, room, escaped(targets))
+		ORDER BY e.ord LIMIT $3`, room, escaped(targets), limit)
 }
 
 // Thread is a thread in short.
@@ -81,11 +84,12 @@ func scanThread(r *sql.Rows) (Thread, error) {
 	return v, err
 }
 
-// Threads gives the threads that begin at some events, what some users say left out.
-func (tx Tx) Threads(room int64, roots, ignored []string) ([]Thread, error) {
+// Threads gives the threads that begin at some events, as far as they are below a place; what some users say is
+// left out.
+func (tx Tx) Threads(room int64, roots, ignored []string, below int64) ([]Thread, error) {
 	return sql.Collect(tx.Tx, scanThread, `SELECT r.target, count(*), max(e.ord) FROM relations r JOIN events e ON e.nid = r.event
-		WHERE r.room = $1 AND r.target = ANY($2) AND r.rel_type = 'm.thread' AND e.status = 0 AND e.ord IS NOT NULL
-			AND NOT (r.sender = ANY($3)) GROUP BY r.target`, room, escaped(roots), escaped(ignored))
+		WHERE r.room = $1 AND r.target = ANY($2) AND r.rel_type = 'm.thread' AND e.status = 0 AND e.ord < $4
+			AND NOT (r.sender = ANY($3)) GROUP BY r.target`, room, escaped(roots), escaped(ignored), below)
 }
 
 // ThreadsIn says in which of some threads a user took part.

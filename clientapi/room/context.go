@@ -132,6 +132,9 @@ type TimestampOut struct {
 	TS      int64      `json:"origin_server_ts"`
 }
 
+// maxNear is how many events near a time are tried: the nearest may be hidden.
+const maxNear = 20
+
 // GetEventByTimestamp finds the event that is closest to a time. Where history is missing just there,
 // other servers are asked for it first.
 //
@@ -165,17 +168,18 @@ func (a *API) eventByTimestamp(ctx context.Context, in *TimestampIn, back bool) 
 		if err != nil {
 			return err
 		}
-		row, ok, err := tx.EventNear(v.room.NID, in.TS, !back)
+		rows, err := tx.EventsNear(v.room.NID, in.TS, !back, maxNear)
 		if err != nil {
 			return err
 		}
-		if gap, err = gapBeside(tx, v, row, ok, back); err != nil {
+		var closest storage.Event
+		if len(rows) > 0 {
+			closest = rows[0]
+		}
+		if gap, err = gapBeside(tx, v, closest, len(rows) > 0, back); err != nil {
 			return err
 		}
-		if !ok {
-			return chancery.NotFound("there is no event in that direction")
-		}
-		events, err := a.Reader.StoredRows(v.room, []storage.Event{row})
+		events, err := a.Reader.StoredRows(v.room, rows)
 		if err != nil {
 			return err
 		}

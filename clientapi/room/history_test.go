@@ -226,6 +226,13 @@ func TestEventsAreFoundByTime(t *testing.T) {
 		s.want(404, "M_NOT_FOUND", alice, "GET", path+"?dir=b&ts=1", nil)
 		s.want(403, "M_FORBIDDEN", bob, "GET", path+"?dir=b&ts=1", nil)
 		s.want(400, "M_MISSING_PARAM", alice, "GET", path+"?dir=b", nil)
+		s.join(bob, room)
+		s.leave(bob, room)
+		s.say(alice, room, "behind his back")
+		a = s.ok(bob, "GET", path+"?dir=b&ts=9999999999999", nil)
+		if left := s.ok(bob, "GET", at(room, "event", a.text("event_id")), nil); left.text("state_key") != bob {
+			t.Errorf("the last that bob may see: %s", left.raw)
+		}
 	})
 }
 

@@ -143,7 +143,12 @@ func TestWhoLeftHearsNoLaterRelations(t *testing.T) {
 	s.join(bob, room)
 	said, root := s.say(alice, room, "said"), s.say(alice, room, "root")
 	first := s.edit(alice, room, said, "first")
+	heard := s.say(alice, room, "heard")
+	s.relate(alice, room, "m.thread", heard, "in time")
+	known := s.relate(alice, room, "m.reference", heard, "in time")
 	s.leave(bob, room)
+	s.relate(alice, room, "m.thread", heard, "secret")
+	s.relate(alice, room, "m.reference", heard, "secret")
 	s.edit(alice, room, said, "secret")
 	s.relate(alice, room, "m.thread", root, "secret")
 	if got := s.ok(bob, "GET", at(room, "event", said), nil).text("unsigned", "m.relations", "m.replace", "event_id"); got != first {
@@ -151,6 +156,13 @@ func TestWhoLeftHearsNoLaterRelations(t *testing.T) {
 	}
 	if got := s.ok(bob, "GET", at(room, "event", root), nil); got.at("unsigned", "m.relations") != nil {
 		t.Errorf("the thread of after the leave: %s", got.raw)
+	}
+	got := s.ok(bob, "GET", at(room, "event", heard), nil)
+	if bodyOf := got.text("unsigned", "m.relations", "m.thread", "latest_event", "content", "body"); bodyOf != "in time" || got.at("unsigned", "m.relations", "m.thread", "count") != float64(1) {
+		t.Errorf("the thread from before the leave: %s", got.raw)
+	}
+	if refs := got.array("unsigned", "m.relations", "m.reference", "chunk"); len(refs) != 1 || got.text("unsigned", "m.relations", "m.reference", "chunk", 0, "event_id") != known {
+		t.Errorf("the references: %s", got.raw)
 	}
 	if got := s.ok(alice, "GET", at(room, "event", root), nil); got.at("unsigned", "m.relations", "m.thread") == nil {
 		t.Errorf("alice does not see the thread: %s", got.raw)

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"chancery/roomserver"
+	"chancery/storage"
 
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
@@ -162,6 +163,11 @@ func replaces(edit, original *roomserver.Stored) bool {
 	return edit.Type() == "m.room.encrypted" || gjson.GetBytes(edit.Content(), `m\.new_content`).IsObject()
 }
 
+const (
+	maxReferences = 5000
+	maxJudged     = 500 // of those that have to be read to know whether the viewer may see them
+)
+
 type reference struct {
 	EventID string `json:"event_id"`
 }
@@ -172,9 +178,28 @@ func (f *formatter) references(types map[string][]string) (map[id.EventID][]refe
 	if len(referred) == 0 {
 		return nil, nil
 	}
-	found, err := f.tx.References(f.room.NID, referred)
+	limit := maxReferences
+	if f.viewer.Until != 0 {
+		limit = maxJudged
+	}
+	found, err := f.tx.References(f.room.NID, referred, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read references: %w", err)
+	}
+	if f.viewer.Until != 0 { // they are not in the room: what was said later may not be for them
+		nids := make([]int64, len(found))
+		for i, r := range found {
+			nids[i] = r.Event
+		}
+		events, err := f.rd.ByNumber(f.tx, f.room, nids)
+		if err != nil {
+			return nil, err
+		}
+		seen, err := f.visible(events)
+		if err != nil {
+			return nil, err
+		}
+		found = slices.DeleteFunc(found, func(r storage.Reference) bool { return !seen[r.Event] })
 	}
 	out := map[id.EventID][]reference{}
 	for _, r := range found {
@@ -196,9 +221,23 @@ func (f *formatter) threads(events []*roomserver.Stored, types map[string][]stri
 	if len(roots) == 0 {
 		return nil, nil
 	}
-	found, err := f.tx.Threads(f.room.NID, roots, f.viewer.Ignored)
+	found, latest, err := f.threadsBelow(roots, math.MaxInt64)
 	if err != nil {
-		return nil, fmt.Errorf("read threads: %w", err)
+		return nil, err
+	}
+	if f.viewer.Until != 0 { // of what goes on without them they hear what was said before they left
+		open := map[string]bool{}
+		for _, t := range found {
+			open[t.Root] = latest[t.Latest] != nil
+		}
+		found = slices.DeleteFunc(found, func(t storage.Thread) bool { return !open[t.Root] })
+		closed := slices.DeleteFunc(slices.Clone(roots), func(root string) bool { return open[root] })
+		earlier, more, err := f.threadsBelow(closed, f.viewer.Until)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, earlier...)
+		maps.Copy(latest, more)
 	}
 	taken, err := f.tx.ThreadsIn(f.room.NID, roots, string(f.viewer.User))
 	if err != nil {
@@ -213,34 +252,14 @@ func (f *formatter) threads(events []*roomserver.Stored, types map[string][]stri
 			in[string(ev.ID())] = true
 		}
 	}
-	ords := make([]int64, len(found))
-	for i, t := range found {
-		ords[i] = t.Latest
-	}
-	rows, err := f.tx.EventsAt(f.room.NID, ords)
-	if err != nil {
-		return nil, err
-	}
-	latest, err := f.rd.StoredRows(f.room, rows)
-	if err != nil {
-		return nil, err
-	}
-	byNumber := make(map[int64]*roomserver.Stored, len(latest))
-	for _, ev := range latest {
-		byNumber[ev.NID] = ev
-	}
-	seen, err := f.visible(byNumber)
-	if err != nil {
-		return nil, err
-	}
-	latest = slices.DeleteFunc(latest, func(ev *roomserver.Stored) bool { return !seen[ev.NID] })
+	shown := slices.Collect(maps.Values(latest))
 	// The latest event shows its own edits: nothing of a thread can begin another.
-	formatted, err := f.format(latest, withoutThread)
+	formatted, err := f.format(shown, withoutThread)
 	if err != nil {
 		return nil, err
 	}
 	byOrd := map[int64]json.RawMessage{}
-	for i, ev := range latest {
+	for i, ev := range shown {
 		byOrd[ev.Ord] = formatted[i]
 	}
 	out := map[id.EventID]*thread{}
@@ -250,4 +269,42 @@ func (f *formatter) threads(events []*roomserver.Stored, types map[string][]stri
 		}
 	}
 	return out, nil
+}
+
+// threadsBelow reads threads up to a place, and the latest event of each, by place, that the viewer may see.
+func (f *formatter) threadsBelow(roots []string, below int64) ([]storage.Thread, map[int64]*roomserver.Stored, error) {
+	if len(roots) == 0 {
+		return nil, nil, nil
+	}
+	found, err := f.tx.Threads(f.room.NID, roots, f.viewer.Ignored, below)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read threads: %w", err)
+	}
+	ords := make([]int64, len(found))
+	for i, t := range found {
+		ords[i] = t.Latest
+	}
+	rows, err := f.tx.EventsAt(f.room.NID, ords)
+	if err != nil {
+		return nil, nil, err
+	}
+	events, err := f.rd.StoredRows(f.room, rows)
+	if err != nil {
+		return nil, nil, err
+	}
+	byNumber := make(map[int64]*roomserver.Stored, len(events))
+	for _, ev := range events {
+		byNumber[ev.NID] = ev
+	}
+	seen, err := f.visible(byNumber)
+	if err != nil {
+		return nil, nil, err
+	}
+	latest := make(map[int64]*roomserver.Stored, len(events))
+	for _, ev := range events {
+		if seen[ev.NID] {
+			latest[ev.Ord] = ev
+		}
+	}
+	return found, latest, nil
 }
