@@ -17,6 +17,7 @@ import (
 // Limits on what one event may make us ask for.
 const (
 	fetchTime       = 30 * time.Second
+	stateTime       = 2 * time.Minute // a large room's state takes its server long to gather
 	missingAtOnce   = 50
 	stateByIDsLimit = 200 // more missing state events than this are asked for all at once
 )
@@ -99,7 +100,7 @@ func (s *Server) fetchAuth(ctx context.Context, origin string, roomID id.RoomID,
 //
 // spec: s2s/getRoomStateIds, s2s/getRoomState
 func (s *Server) fetchState(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) (*given, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchTime)
+	ctx, cancel := context.WithTimeout(ctx, stateTime)
 	defer cancel()
 	ids, err := s.Peer.GetStateIDs(ctx, origin, roomID, ev.ID())
 	if err != nil {
@@ -188,7 +189,7 @@ func (s *Server) fetchEvents(ctx context.Context, origin string, version *event.
 }
 
 func (s *Server) askBackfill(ctx context.Context, server string, roomID id.RoomID, from []id.EventID, limit int) ([]*event.Event, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchTime)
+	ctx, cancel := context.WithTimeout(ctx, backfillTime)
 	defer cancel()
 	version, err := s.versionOf(ctx, roomID)
 	if err != nil {

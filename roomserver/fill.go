@@ -1,10 +1,14 @@
 package roomserver
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"maps"
 	"math"
 	"slices"
 	"sync"
+	"time"
 
 	"chancery/roomserver/event"
 	"chancery/storage"
@@ -27,37 +31,65 @@ type fill struct {
 
 func newFills() *fills { return &fills{running: map[string]*fill{}} }
 
-func (f *fills) once(key string, do func() error) error {
-	f.mu.Lock()
-	if w, ok := f.running[key]; ok {
+// once does the work, or waits while somebody else does. A waiter goes when its ctx ends, and when the one
+// who did the work has gone, a waiter does it again.
+func (f *fills) once(ctx context.Context, key string, do func() error) error {
+	for {
+		f.mu.Lock()
+		w, ok := f.running[key]
+		if !ok {
+			w = &fill{done: make(chan struct{}), err: errNotDone}
+			f.running[key] = w
+			f.mu.Unlock()
+			return f.do(key, w, do)
+		}
 		f.mu.Unlock()
-		<-w.done
-		return w.err
+		select {
+		case <-w.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if !errors.Is(w.err, context.Canceled) || ctx.Err() != nil {
+			return w.err
+		}
 	}
-	w := &fill{done: make(chan struct{})}
-	f.running[key] = w
-	f.mu.Unlock()
+}
+
+var errNotDone = errors.New("whoever was at work on it has panicked")
+
+func (f *fills) do(key string, w *fill, do func() error) error {
+	defer func() {
+		f.mu.Lock()
+		delete(f.running, key)
+		f.mu.Unlock()
+		close(w.done)
+	}()
 	w.err = do()
-	f.mu.Lock()
-	delete(f.running, key)
-	f.mu.Unlock()
-	close(w.done)
 	return w.err
 }
 
-// How many servers are asked for history before we give up.
-const maxAsked = 5
+// How many servers are asked for history before we give up, and how long each has to answer.
+const (
+	maxAsked     = 5
+	backfillTime = 10 * time.Second
+)
 
-// Backfill asks other servers for what lies below the highest open gap at or under an order. It says
-// whether anything came.
+var errNothingCame = errors.New("no server has given any of the missing history")
+
+// Backfill asks other servers for what lies below the highest open gap at or under an order: those with the
+// most members first, since they are the likeliest to have it. It says whether anything came.
 //
 // spec: s2s#backfilling-and-retrieving-missing-events
 func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, limit int) (came bool, err error) {
-	err = s.fills.once("backfill "+string(roomID), func() error {
-		gap, servers, err := s.gapUnder(ctx, roomID, under)
-		if err != nil || gap == nil {
+	err = s.fills.once(ctx, "backfill "+string(roomID), func() error {
+		gap, members, err := s.gapUnder(ctx, roomID, under)
+		if err != nil {
 			return err
 		}
+		if gap == nil {
+			return errNothingCame
+		}
+		servers := ranked(members, func(server string) bool { return time.Now().Before(s.Peer.Destination(server).RetryAt) })
 		for _, server := range servers[:min(len(servers), maxAsked)] {
 			events, err := s.askBackfill(ctx, server, roomID, gap.ids, limit)
 			if err != nil {
@@ -70,13 +102,28 @@ func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, li
 				continue
 			}
 			if n > 0 {
-				came = true
 				return nil
 			}
 		}
-		return nil
+		return errNothingCame
 	})
-	return came, err
+	if errors.Is(err, errNothingCame) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// ranked sorts servers: those that are not to be asked now last, then by their members.
+func ranked(members map[string]int64, backedOff func(string) bool) []string {
+	off := make(map[string]int, len(members))
+	for server := range members {
+		if backedOff(server) {
+			off[server] = 1
+		}
+	}
+	return slices.SortedFunc(maps.Keys(members), func(a, b string) int {
+		return cmp.Or(cmp.Compare(off[a], off[b]), cmp.Compare(members[b], members[a]), cmp.Compare(a, b))
+	})
 }
 
 // openGap is a place in the room's history where prev events are missing.
@@ -87,13 +134,10 @@ type openGap struct {
 	missing []id.EventID
 }
 
-func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (gap *openGap, servers []string, err error) {
+func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (gap *openGap, members map[string]int64, err error) {
 	err = s.in(ctx, roomID, func(r *room) error {
-		for server := range r.servers {
-			if server != s.ServerName {
-				servers = append(servers, server)
-			}
-		}
+		members = maps.Clone(r.servers)
+		delete(members, s.ServerName)
 		return r.read(func(tx storage.Tx) error {
 			gaps, err := tx.Gaps(r.row.NID, under, maxPrev)
 			for _, g := range gaps {
@@ -107,7 +151,7 @@ func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (g
 			return err
 		})
 	})
-	return gap, servers, err
+	return gap, members, err
 }
 
 // placeHistory stores backfilled events below the gap's event, newest first, and moves the gap to the

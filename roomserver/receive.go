@@ -211,7 +211,7 @@ func (s *Server) receiveOne(ctx context.Context, origin string, roomID id.RoomID
 		return err
 	}
 	// Not one for all servers: who answers slowly must not hold up the others that have the event.
-	return s.fills.once(origin+" "+string(ev.ID()), func() error { return s.receiveWithHelp(ctx, origin, roomID, ev) })
+	return s.fills.once(ctx, origin+" "+string(ev.ID()), func() error { return s.receiveWithHelp(ctx, origin, roomID, ev) })
 }
 
 func (s *Server) receiveWithHelp(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) error {

@@ -34,7 +34,7 @@ func (s *Server) joinRemote(ctx context.Context, j Join, content json.RawMessage
 	if len(servers) == 0 {
 		return chancery.NotFound("unknown room, and no server is named that knows it")
 	}
-	return s.fills.once("join "+string(j.Room)+" "+string(j.User), func() error {
+	return s.fills.once(ctx, "join "+string(j.Room)+" "+string(j.User), func() error {
 		var last error
 		for _, server := range servers[:min(len(servers), maxAsked)] {
 			err := s.joinThrough(ctx, server, j, content)
