@@ -82,7 +82,7 @@ func TestRedactionsNeedPower(t *testing.T) {
 			s.join(bob, room)
 			hers, his := s.say(alice, room, "hers"), s.say(bob, room, "his")
 			s.want(403, "M_FORBIDDEN", bob, "PUT", at(room, "redact", hers, "a"), object{})
-			s.want(404, "M_NOT_FOUND", alice, "PUT", at(room, "redact", "$nothing:test", "a"), object{})
+			s.want(404, "M_NOT_FOUND", bob, "PUT", at(room, "redact", "$nothing:test", "a"), object{})
 			red := s.ok(bob, "PUT", at(room, "redact", his, "b"), object{"reason": "oops"}).text("event_id")
 			if again := s.ok(bob, "PUT", at(room, "redact", his, "b"), object{"reason": "oops"}).text("event_id"); again != red {
 				t.Error("a repeated redaction made another event")
