@@ -47,14 +47,6 @@ type stateIn struct {
 	EventID id.EventID `query:"event_id" required:"true"`
 }
 
-func (s *Server) stateBefore(ctx context.Context, in *stateIn) (state, chain []*roomserver.Stored, err error) {
-	err = s.Rooms.For(ctx, in.Origin, in.Room, func(a roomserver.Asked) error {
-		state, chain, err = a.StateBefore(in.EventID)
-		return err
-	})
-	return state, chain, err
-}
-
 type stateOut struct {
 	PDUs      []json.RawMessage `json:"pdus"`
 	AuthChain []json.RawMessage `json:"auth_chain"`
@@ -62,7 +54,7 @@ type stateOut struct {
 
 // spec: s2s/getRoomState
 func (s *Server) state(ctx context.Context, in *stateIn) (*stateOut, error) {
-	state, chain, err := s.stateBefore(ctx, in)
+	state, chain, err := s.Rooms.StateBefore(ctx, in.Origin, in.Room, in.EventID)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +68,7 @@ type stateIDsOut struct {
 
 // spec: s2s/getRoomStateIds
 func (s *Server) stateIDs(ctx context.Context, in *stateIn) (*stateIDsOut, error) {
-	state, chain, err := s.stateBefore(ctx, in)
+	state, chain, err := s.Rooms.StateBefore(ctx, in.Origin, in.Room, in.EventID)
 	if err != nil {
 		return nil, err
 	}
@@ -95,13 +87,8 @@ type eventAuthOut struct {
 
 // spec: s2s/getEventAuth
 func (s *Server) eventAuth(ctx context.Context, in *eventIn) (*eventAuthOut, error) {
-	out := &eventAuthOut{}
-	err := s.Rooms.For(ctx, in.Origin, in.Room, func(a roomserver.Asked) error {
-		chain, err := a.AuthChain(in.EventID)
-		out.AuthChain = texts(chain)
-		return err
-	})
-	return out, err
+	chain, err := s.Rooms.AuthChain(ctx, in.Origin, in.Room, in.EventID)
+	return &eventAuthOut{texts(chain)}, err
 }
 
 type oneEventIn struct {

@@ -1,8 +1,10 @@
 package roomserver
 
 import (
+	"cmp"
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"chancery"
@@ -50,82 +52,177 @@ func (a Asked) Event(eventID id.EventID) (*Stored, error) {
 	return ev, nil
 }
 
-// StateBefore gives the state before an event and the auth chain of that state.
+// StateBefore gives the state before an event and the auth chain of that state, to a server that asks. Both can
+// be large, so the room goes on meanwhile: only where to look is found in its turn.
 //
 // spec: s2s/getRoomState
-func (a Asked) StateBefore(eventID id.EventID) (events, chain []*Stored, err error) {
-	ev, err := a.Event(eventID)
+func (s *Server) StateBefore(ctx context.Context, origin string, roomID id.RoomID, eventID id.EventID) (events, chain []*Stored, err error) {
+	leave, err := s.answering.enter(ctx, origin)
 	if err != nil {
 		return nil, nil, err
 	}
-	entries, err := a.r.array.All(ev.Before)
-	if err != nil {
-		return nil, nil, err
-	}
-	nids := make([]int64, len(entries))
-	for i, e := range entries {
-		nids[i] = e.NID
-	}
-	found, err := a.r.events(nids)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, n := range nids {
-		if e := found[n]; e != nil {
-			events = append(events, e)
+	defer leave()
+	var row storage.Room
+	var ev *Stored
+	err = s.For(ctx, origin, roomID, func(a Asked) (err error) {
+		if ev, err = a.Event(eventID); err == nil {
+			row, err = a.committed(ev)
 		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
 	}
-	chain, err = a.chainOf(nids)
+	err = s.DB.Read(ctx, func(tx storage.Tx) error {
+		if events, err = s.Reader.State(tx, row, ev.Before); err != nil {
+			return err
+		}
+		nids := make([]int64, len(events))
+		for i, e := range events {
+			nids[i] = e.NID
+		}
+		chain, err = s.Reader.authChain(tx, row, nids)
+		return err
+	})
 	return events, chain, err
 }
 
-func (a Asked) chainOf(nids []int64) ([]*Stored, error) {
-	found, err := a.r.authChain(nids)
+// AuthChain gives the auth chain of an event, to a server that asks.
+//
+// spec: s2s/getEventAuth
+func (s *Server) AuthChain(ctx context.Context, origin string, roomID id.RoomID, eventID id.EventID) (chain []*Stored, err error) {
+	leave, err := s.answering.enter(ctx, origin)
 	if err != nil {
 		return nil, err
 	}
-	chain := make([]*Stored, 0, len(found))
-	for _, e := range found {
-		chain = append(chain, e)
+	defer leave()
+	var row storage.Room
+	var ev *Stored
+	err = s.For(ctx, origin, roomID, func(a Asked) error {
+		found, err := a.r.eventsByID([]id.EventID{eventID})
+		if err != nil {
+			return err
+		}
+		if ev = found[eventID]; ev == nil {
+			return chancery.NotFound("we have no such event")
+		}
+		row, err = a.committed(ev)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	slices.SortFunc(chain, func(x, y *Stored) int { return int(min(max(x.Depth()-y.Depth(), -1), 1)) })
+	err = s.DB.Read(ctx, func(tx storage.Tx) error {
+		auths, err := s.Reader.ByID(tx, row, ev.AuthEvents())
+		if err != nil {
+			return err
+		}
+		nids := make([]int64, 0, len(auths))
+		for _, e := range auths {
+			nids = append(nids, e.NID)
+		}
+		if chain, err = s.Reader.authChain(tx, row, nids); err != nil {
+			return err
+		}
+		in := map[int64]bool{}
+		for _, e := range chain {
+			in[e.NID] = true
+		}
+		for _, e := range auths {
+			if !in[e.NID] {
+				chain = append(chain, e)
+			}
+		}
+		return nil
+	})
+	return chain, err
+}
+
+// committed gives the room's row for reading what an event stands on; of one that is on its way to storage
+// the commit is awaited, and with it those of everything before.
+func (a Asked) committed(ev *Stored) (storage.Room, error) {
+	if a.r.pending[ev.NID] != nil {
+		for a.r.inFlight.Load() > 0 {
+			select {
+			case <-a.r.ctx.Done():
+				return storage.Room{}, a.r.ctx.Err()
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	return a.r.row, nil
+}
+
+// authChain walks the auth events of events, level by level, the events themselves left out unless they are in
+// another's chain. The lowest depth comes first.
+func (rd *Reader) authChain(tx storage.Tx, room storage.Room, from []int64) ([]*Stored, error) {
+	in := map[int64]bool{}
+	var chain []*Stored
+	for walk := from; len(walk) > 0; {
+		edges, err := tx.AuthEdges(walk)
+		if err != nil {
+			return nil, err
+		}
+		walk = nil
+		for _, e := range edges {
+			if !in[e.Auth] {
+				in[e.Auth] = true
+				walk = append(walk, e.Auth)
+			}
+		}
+		found, err := rd.ByNumber(tx, room, walk)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range walk {
+			if e := found[n]; e != nil {
+				chain = append(chain, e)
+			}
+		}
+	}
+	slices.SortFunc(chain, func(x, y *Stored) int { return cmp.Compare(x.Depth(), y.Depth()) })
 	return chain, nil
 }
 
-// AuthChain gives the auth chain of an event.
-//
-// spec: s2s/getEventAuth
-func (a Asked) AuthChain(eventID id.EventID) ([]*Stored, error) {
-	found, err := a.r.eventsByID([]id.EventID{eventID})
-	if err != nil {
-		return nil, err
+// answering bounds the large questions that are being answered to each server: the others wait.
+type answering struct {
+	mu sync.Mutex // guards by; a leaf
+	by map[string]*asking
+}
+
+type asking struct {
+	slots chan struct{}
+	users int // those in slots, and those who wait for one
+}
+
+// largeAtOnce is how many large questions of one server are answered at the same time.
+const largeAtOnce = 2
+
+func newAnswering() *answering { return &answering{by: map[string]*asking{}} }
+
+func (a *answering) enter(ctx context.Context, origin string) (leave func(), err error) {
+	a.mu.Lock()
+	at := a.by[origin]
+	if at == nil {
+		at = &asking{slots: make(chan struct{}, largeAtOnce)}
+		a.by[origin] = at
 	}
-	ev := found[eventID]
-	if ev == nil {
-		return nil, chancery.NotFound("we have no such event")
-	}
-	auths, err := a.r.eventsByID(ev.AuthEvents())
-	if err != nil {
-		return nil, err
-	}
-	nids := make([]int64, 0, len(auths))
-	for _, e := range auths {
-		nids = append(nids, e.NID)
-	}
-	chain, err := a.chainOf(nids)
-	if err != nil {
-		return nil, err
-	}
-	in := map[int64]bool{}
-	for _, e := range chain {
-		in[e.NID] = true
-	}
-	for _, e := range auths {
-		if !in[e.NID] {
-			chain = append(chain, e)
+	at.users++
+	a.mu.Unlock()
+	gone := func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if at.users--; at.users == 0 {
+			delete(a.by, origin)
 		}
 	}
-	return chain, nil
+	select {
+	case at.slots <- struct{}{}:
+		return func() { <-at.slots; gone() }, nil
+	case <-ctx.Done():
+		gone()
+		return nil, ctx.Err()
+	}
 }
 
 // Walk goes back from events by their prev events, breadth first, up to a limit; stop says where not to

@@ -39,17 +39,18 @@ type Options struct {
 // Server is the room engine of one process.
 type Server struct {
 	Options
-	mu     sync.Mutex // guards rooms; never held while waiting
-	rooms  map[id.RoomID]*room
-	fills  *fills
-	shards ownership
-	rules  atomic.Int64 // counts changes of push rules
+	mu        sync.Mutex // guards rooms; never held while waiting
+	rooms     map[id.RoomID]*room
+	fills     *fills
+	answering *answering
+	shards    ownership
+	rules     atomic.Int64 // counts changes of push rules
 }
 
 // New makes the engine. Run must be running for idle rooms to leave memory.
 func New(o Options) *Server {
 	s := &Server{Options: o, rooms: map[id.RoomID]*room{}}
-	s.fills = newFills()
+	s.fills, s.answering = newFills(), newAnswering()
 	return s
 }
 
