@@ -192,3 +192,43 @@ func TestKeysAreServedAndNotarised(t *testing.T) {
 		}
 	})
 }
+
+// The state is read outside the room's turn: also right after an event that is still being committed.
+//
+// spec: s2s/getRoomState, s2s/getRoomStateIds, s2s/getEventAuth, s2s/getEventByTimestamp
+func TestStateIsGivenWithItsAuthChain(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, map[string]any{"m.room.topic": map[string]any{"topic": "first"}})
+		a.say(alice, room, "early")
+		b.join(bob, room, a)
+		last := a.say(alice, room, "late")
+		state, err := b.peer.GetState(t.Context(), a.name, room, last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names, err := b.peer.GetStateIDs(t.Context(), a.name, room, last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := fmt.Sprintf("%s", state.PDUs)
+		for _, want := range []string{"m.room.create", "m.room.topic", string(bob), string(alice)} {
+			if !strings.Contains(text, want) {
+				t.Errorf("the state has no %s: %s", want, text)
+			}
+		}
+		if len(names.PDUs) != len(state.PDUs) || len(names.AuthChain) != len(state.AuthChain) || len(names.AuthChain) == 0 {
+			t.Errorf("%d and %d events are named, %d and %d given", len(names.PDUs), len(names.AuthChain), len(state.PDUs), len(state.AuthChain))
+		}
+		chain, err := b.peer.GetEventAuth(t.Context(), a.name, room, last)
+		if err != nil || !strings.Contains(fmt.Sprintf("%s", chain), "m.room.power_levels") {
+			t.Errorf("the auth chain of a message: %s, %v", chain, err)
+		}
+		if found, _, err := b.peer.TimestampToEvent(t.Context(), a.name, room, time.Now().UnixMilli()+1000, "b"); err != nil || found != last {
+			t.Errorf("the last event is %s, %v, want %s", found, err, last)
+		}
+		if _, err := b.peer.GetState(t.Context(), a.name, room, "$unknown"); peer.StatusOf(err) != 404 {
+			t.Errorf("the state before nothing: %v", err)
+		}
+	})
+}
