@@ -285,6 +285,17 @@ func (tx Tx) UsersSharing(user string) ([]string, error) {
 		WHERE a.user_id = $1 AND a.membership = 'join'`, sql.Text(user))
 }
 
+// SharingAmong lists those of some users that share a room with the user: both joined.
+func (tx Tx) SharingAmong(user string, among []string) ([]string, error) {
+	escaped := make([]string, len(among))
+	for i, u := range among {
+		escaped[i] = sql.Text(u)
+	}
+	return sql.Collect(tx.Tx, scanUser, `SELECT DISTINCT b.user_id FROM members b
+		JOIN members a ON a.room = b.room AND a.user_id = $1 AND a.membership = 'join'
+		WHERE b.user_id = ANY($2) AND b.membership = 'join'`, sql.Text(user), escaped)
+}
+
 // ServersSharing lists the servers that have a member in a room the user is in.
 func (tx Tx) ServersSharing(user string) ([]string, error) {
 	return sql.Collect(tx.Tx, scanText, `SELECT DISTINCT b.server FROM members a

@@ -157,10 +157,20 @@ func (a *answer) writePresence(body *writer) error {
 	if err != nil {
 		return err
 	}
-	if presences.Serial() <= after && len(met) == 0 {
+	// Asked is about those with news only, however many share a room with the user.
+	var asked []string
+	for _, u := range presences.ChangedSince(after) {
+		if u != a.q.user && !met[string(u)] {
+			asked = append(asked, string(u))
+		}
+	}
+	for u := range met {
+		asked = append(asked, u)
+	}
+	if len(asked) == 0 {
 		return nil
 	}
-	sharing, err := a.tx.UsersSharing(string(a.q.user))
+	sharing, err := a.tx.SharingAmong(string(a.q.user), asked)
 	if err != nil {
 		return fmt.Errorf("read with whom the user shares rooms: %w", err)
 	}

@@ -148,6 +148,21 @@ func (p *Presences) Changed(users []id.UserID, after int64) ([]Presence, int64) 
 	return list, p.serial
 }
 
+// ChangedSince names whose presence changed after a serial.
+func (p *Presences) ChangedSince(after int64) []id.UserID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []id.UserID
+	if p.serial > after {
+		for u, at := range p.changed {
+			if at > after {
+				list = append(list, u)
+			}
+		}
+	}
+	return list
+}
+
 // Serial is the number of the latest change in this process.
 func (p *Presences) Serial() int64 {
 	p.mu.Lock()

@@ -303,6 +303,8 @@ func (c *Client) Stream(ctx context.Context, destination, method, path string, b
 	switch {
 	case res.StatusCode == http.StatusTooManyRequests:
 		c.backoff.pause(destination, retryAfter(res.Header, failure))
+	case failure.Code == chancery.CodeNotYetUploaded: // 504 is what the spec has for it: the server is well
+		c.backoff.succeed(destination)
 	case o.mustAccept || res.StatusCode >= 502 && res.StatusCode <= 504:
 		c.failed(destination, started, failure)
 	default:

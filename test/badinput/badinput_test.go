@@ -104,9 +104,9 @@ func TestBadRequestsOfClients(t *testing.T) {
 			{"a path that is no UTF-8", "PUT", room(here, "state") + "/x/%ff", `{}`, 400, "M_INVALID_PARAM"},
 			{"a member event with a wrong membership", "PUT", room(here, "state", "m.room.member", alice.ID), `{"membership":"friend"}`, 403, "M_FORBIDDEN"},
 			{"a member event of somebody else", "PUT", room(here, "state", "m.room.member", bob.ID), `{"membership":"join"}`, 403, "M_FORBIDDEN"},
-			{"another create event", "PUT", room(here, "state", "m.room.create"), `{}`, 403, "M_FORBIDDEN"},
-			{"power levels that are none", "PUT", room(here, "state", "m.room.power_levels"), `{"users":{"nobody":100}}`, 403, "M_FORBIDDEN"},
-			{"power levels as text", "PUT", room(here, "state", "m.room.power_levels"), `{"ban":"100"}`, 403, "M_FORBIDDEN"},
+			{"another create event", "PUT", room(here, "state", "m.room.create"), `{}`, 400, "M_INVALID_PARAM"},
+			{"power levels that are none", "PUT", room(here, "state", "m.room.power_levels"), `{"users":{"nobody":100}}`, 400, "M_INVALID_PARAM"},
+			{"power levels as text", "PUT", room(here, "state", "m.room.power_levels"), `{"ban":"100"}`, 400, "M_INVALID_PARAM"},
 
 			{"no such endpoint", "GET", "/_matrix/client/v3/nothing", nil, 404, "M_UNRECOGNIZED"},
 			{"no such method", "DELETE", "/_matrix/client/v3/sync", nil, 405, "M_UNRECOGNIZED"},
