@@ -288,8 +288,3 @@ func (r *room) awaitPending(eventID id.EventID) error {
 		}, func(error) {}))
 	return nil
 }
-
-// hasString says whether a JSON object has a string member with a value.
-func hasString(object json.RawMessage, path string) bool {
-	return gjson.GetBytes(object, path).Str != ""
-}
