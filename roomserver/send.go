@@ -34,8 +34,9 @@ type NewEvent struct {
 
 // Once makes a repetition of a request find the event that the first one made.
 type Once struct {
-	Device id.DeviceID
-	Txn    string
+	Device   id.DeviceID
+	Endpoint string // send or redact: the same ID in another one is another request
+	Txn      string
 }
 
 // Sent is an event that is stored.
@@ -232,8 +233,10 @@ func (r *room) powerLevels(root state.Root) (auth.PowerLevels, error) {
 
 // usedTxns are the transaction IDs that a device used in a room, as far back as storage keeps them.
 type usedTxns struct {
-	events map[string]id.EventID
+	events map[usedID]id.EventID
 }
+
+type usedID struct{ endpoint, txn string }
 
 // Hot rooms hold the transaction IDs of this many devices.
 const maxTxnDevices = 200
@@ -244,11 +247,11 @@ func (r *room) usedTxn(user id.UserID, once Once) (id.EventID, bool, error) {
 	key := deviceKey{user, once.Device}
 	used, ok := r.txns[key]
 	if !ok {
-		used = &usedTxns{events: map[string]id.EventID{}}
+		used = &usedTxns{events: map[usedID]id.EventID{}}
 		err := r.read(func(tx storage.Tx) error {
 			before, err := tx.TransactionsOf(r.row.NID, string(user), string(once.Device))
 			for _, t := range before {
-				used.events[t.Txn] = id.EventID(t.EventID)
+				used.events[usedID{t.Endpoint, t.Txn}] = id.EventID(t.EventID)
 			}
 			return err
 		})
@@ -260,16 +263,16 @@ func (r *room) usedTxn(user id.UserID, once Once) (id.EventID, bool, error) {
 		}
 		r.txns[key] = used
 	}
-	eventID, ok := used.events[once.Txn]
+	eventID, ok := used.events[usedID{once.Endpoint, once.Txn}]
 	return eventID, ok, nil
 }
 
 func (r *room) useTxn(a *addition, once Once) *storage.Transaction {
 	key := deviceKey{a.Sender(), once.Device}
 	if used, ok := r.txns[key]; ok {
-		used.events[once.Txn] = a.ID()
+		used.events[usedID{once.Endpoint, once.Txn}] = a.ID()
 	}
-	return &storage.Transaction{Room: r.row.NID, User: string(a.Sender()), Device: string(once.Device), Txn: once.Txn,
+	return &storage.Transaction{Room: r.row.NID, User: string(a.Sender()), Device: string(once.Device), Endpoint: once.Endpoint, Txn: once.Txn,
 		EventID: string(a.ID()), Event: a.NID, TS: time.Now().UnixMilli()}
 }
 

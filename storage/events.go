@@ -230,37 +230,38 @@ func (tx Tx) Gaps(room, upTo int64, limit int) ([]Gap, error) {
 
 // Transaction is a transaction ID that a device used in a room.
 type Transaction struct {
-	Room    int64
-	User    string
-	Device  string
-	Txn     string
-	EventID string
-	Event   int64
-	TS      int64
+	Room     int64
+	User     string
+	Device   string
+	Endpoint string // send or redact
+	Txn      string
+	EventID  string
+	Event    int64
+	TS       int64
 }
 
 // InsertTransaction remembers which event a transaction ID made.
 func (tx Tx) InsertTransaction(t Transaction) {
-	tx.Exec(`INSERT INTO transactions (room, user_id, device_id, txn_id, event_id, event, ts)
-		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (room, user_id, device_id, txn_id) DO NOTHING`,
-		t.Room, sql.Text(t.User), sql.Text(t.Device), sql.Text(t.Txn), t.EventID, t.Event, t.TS)
+	tx.Exec(`INSERT INTO transactions (room, user_id, device_id, endpoint, txn_id, event_id, event, ts)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (room, user_id, device_id, endpoint, txn_id) DO NOTHING`,
+		t.Room, sql.Text(t.User), sql.Text(t.Device), t.Endpoint, sql.Text(t.Txn), t.EventID, t.Event, t.TS)
 }
 
 // TransactionsOf lists the transaction IDs a device used in a room.
 func (tx Tx) TransactionsOf(room int64, user, device string) ([]Transaction, error) {
-	return sql.Collect(tx.Tx, scanTransaction, `SELECT room, user_id, device_id, txn_id, event_id, event, ts
+	return sql.Collect(tx.Tx, scanTransaction, `SELECT room, user_id, device_id, endpoint, txn_id, event_id, event, ts
 		FROM transactions WHERE room = $1 AND user_id = $2 AND device_id = $3 ORDER BY ts`, room, sql.Text(user), sql.Text(device))
 }
 
 // TransactionsFor finds by which transaction IDs a device made some events.
 func (tx Tx) TransactionsFor(user, device string, events []int64) ([]Transaction, error) {
-	return sql.Collect(tx.Tx, scanTransaction, `SELECT room, user_id, device_id, txn_id, event_id, event, ts
+	return sql.Collect(tx.Tx, scanTransaction, `SELECT room, user_id, device_id, endpoint, txn_id, event_id, event, ts
 		FROM transactions WHERE event = ANY($1) AND user_id = $2 AND device_id = $3`, events, sql.Text(user), sql.Text(device))
 }
 
 func scanTransaction(r *sql.Rows) (Transaction, error) {
 	var t Transaction
-	err := r.Scan(&t.Room, &t.User, &t.Device, &t.Txn, &t.EventID, &t.Event, &t.TS)
+	err := r.Scan(&t.Room, &t.User, &t.Device, &t.Endpoint, &t.Txn, &t.EventID, &t.Event, &t.TS)
 	t.User, t.Device, t.Txn = sql.Untext(t.User), sql.Untext(t.Device), sql.Untext(t.Txn)
 	return t, err
 }

@@ -63,14 +63,22 @@ func (a *API) SendMessage(ctx context.Context, in *SendMessageIn) (*EventIDOut, 
 	if err != nil || before != "" {
 		return &EventIDOut{before}, err
 	}
-	return a.sendOnce(ctx, n, in.Caller, in.TxnID)
+	return a.sendOnce(ctx, n, in.Caller, endpointSend, in.TxnID)
 }
 
-func (a *API) sendOnce(ctx context.Context, n roomserver.NewEvent, caller endpoint.Caller, txn string) (*EventIDOut, error) {
+// A transaction ID counts for one device and one endpoint.
+//
+// spec: c2s#transaction-identifiers
+const (
+	endpointSend   = "send"
+	endpointRedact = "redact"
+)
+
+func (a *API) sendOnce(ctx context.Context, n roomserver.NewEvent, caller endpoint.Caller, where, txn string) (*EventIDOut, error) {
 	if len(txn) > maxTxn {
 		return nil, chancery.InvalidParam("the transaction ID is longer than %d bytes", maxTxn)
 	}
-	n.Once = &roomserver.Once{Device: caller.Device, Txn: txn}
+	n.Once = &roomserver.Once{Device: caller.Device, Endpoint: where, Txn: txn}
 	sent, err := a.Rooms.Send(ctx, n)
 	if err != nil {
 		return nil, notHere(err)
@@ -119,7 +127,7 @@ func (a *API) checkRelation(ctx context.Context, in *SendMessageIn) (made id.Eve
 			return err
 		}
 		for _, t := range txns {
-			if t.Txn == in.TxnID && t.Room == room.NID {
+			if t.Txn == in.TxnID && t.Endpoint == endpointSend && t.Room == room.NID {
 				made = id.EventID(t.EventID)
 				return nil
 			}
@@ -147,5 +155,5 @@ func (a *API) RedactEvent(ctx context.Context, in *RedactEventIn) (*EventIDOut, 
 		return nil, chancery.BadJSON("the content cannot be read").Because(err)
 	}
 	return a.sendOnce(ctx, roomserver.NewEvent{Room: in.RoomID, Sender: in.Caller.User, Type: "m.room.redaction",
-		Content: content, Redacts: in.EventID, Time: sentAt(in.Caller, in.TS)}, in.Caller, in.TxnID)
+		Content: content, Redacts: in.EventID, Time: sentAt(in.Caller, in.TS)}, in.Caller, endpointRedact, in.TxnID)
 }

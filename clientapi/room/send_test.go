@@ -83,7 +83,12 @@ func TestRedactionsNeedPower(t *testing.T) {
 			hers, his := s.say(alice, room, "hers"), s.say(bob, room, "his")
 			s.want(403, "M_FORBIDDEN", bob, "PUT", at(room, "redact", hers, "a"), object{})
 			s.want(404, "M_NOT_FOUND", bob, "PUT", at(room, "redact", "$nothing:test", "a"), object{})
+			// An ID that a message had is another one here.
+			mine := s.ok(bob, "PUT", at(room, "send", "m.room.message", "b"), object{"msgtype": "m.text", "body": "b"}).text("event_id")
 			red := s.ok(bob, "PUT", at(room, "redact", his, "b"), object{"reason": "oops"}).text("event_id")
+			if red == mine {
+				t.Error("a redaction was taken for the repetition of a message")
+			}
 			if again := s.ok(bob, "PUT", at(room, "redact", his, "b"), object{"reason": "oops"}).text("event_id"); again != red {
 				t.Error("a repeated redaction made another event")
 			}

@@ -135,11 +135,12 @@ CREATE TABLE transactions (
 	room      BIGINT NOT NULL,
 	user_id   TEXT NOT NULL,
 	device_id TEXT NOT NULL,
+	endpoint  TEXT NOT NULL, -- send or redact: an ID counts for one of them
 	txn_id    TEXT NOT NULL,
 	event_id  TEXT NOT NULL,
 	event     BIGINT NOT NULL,
 	ts        BIGINT NOT NULL,
-	PRIMARY KEY (room, user_id, device_id, txn_id)
+	PRIMARY KEY (room, user_id, device_id, endpoint, txn_id)
 );
 CREATE INDEX transactions_event ON transactions (event);
 CREATE INDEX transactions_ts ON transactions (ts);
