@@ -46,15 +46,20 @@ func (s *Server) verify(ctx context.Context, events []*event.Event) []error {
 	return errs
 }
 
-// parsed keeps what is an event of the room with good signatures.
-func (s *Server) parsed(ctx context.Context, version *event.Version, roomID id.RoomID, raw []json.RawMessage) []*event.Event {
+// ofRoom keeps what is an event of the room; signatures are not looked at.
+func ofRoom(version *event.Version, roomID id.RoomID, raw []json.RawMessage) []*event.Event {
 	events := make([]*event.Event, 0, len(raw))
 	for _, text := range raw {
 		if ev, err := event.Parse(version, text); err == nil && ev.RoomID() == roomID {
 			events = append(events, ev)
 		}
 	}
-	return s.verified(ctx, events, nil)
+	return events
+}
+
+// parsed keeps what is an event of the room with good signatures.
+func (s *Server) parsed(ctx context.Context, version *event.Version, roomID id.RoomID, raw []json.RawMessage) []*event.Event {
+	return s.verified(ctx, ofRoom(version, roomID, raw), nil)
 }
 
 // fetchMissing asks for the events between what we have and ev, and gives them oldest first.
@@ -199,11 +204,5 @@ func (s *Server) askBackfill(ctx context.Context, server string, roomID id.RoomI
 	if err != nil {
 		return nil, err
 	}
-	events := make([]*event.Event, 0, len(raw))
-	for _, text := range raw {
-		if ev, err := event.Parse(version, text); err == nil && ev.RoomID() == roomID {
-			events = append(events, ev)
-		}
-	}
-	return events, nil
+	return ofRoom(version, roomID, raw), nil
 }

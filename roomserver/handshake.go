@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"time"
 
 	"chancery"
 	"chancery/roomserver/auth"
@@ -51,7 +52,7 @@ func (s *Server) MakeMembership(ctx context.Context, origin string, roomID id.Ro
 			return err
 		}
 		// Built and signed only to be judged; the user's server makes its own.
-		ev, err := event.Build(r.version, p, s.ServerName, s.KeyID, s.Key, now())
+		ev, err := event.Build(r.version, p, s.ServerName, s.KeyID, s.Key, time.Now())
 		if err != nil {
 			return err
 		}

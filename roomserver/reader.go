@@ -153,6 +153,21 @@ func (rd *Reader) One(tx storage.Tx, room storage.Room, eventID id.EventID) (*St
 	return s, ok, nil
 }
 
+// inOrder reads events of one room in the order of their numbers; what is not there is left out.
+func (rd *Reader) inOrder(tx storage.Tx, room storage.Room, nids []int64) ([]*Stored, error) {
+	events, err := rd.ByNumber(tx, room, nids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*Stored, 0, len(nids))
+	for _, n := range nids {
+		if s, ok := events[n]; ok {
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
 // nodeSource reads the nodes of one room's state in one transaction.
 type nodeSource struct {
 	tx   storage.Tx
@@ -176,17 +191,7 @@ func (rd *Reader) State(tx storage.Tx, room storage.Room, root state.Root) ([]*S
 	for i, e := range entries {
 		nids[i] = e.NID
 	}
-	events, err := rd.ByNumber(tx, room, nids)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]*Stored, 0, len(nids))
-	for _, n := range nids {
-		if s, ok := events[n]; ok {
-			out = append(out, s)
-		}
-	}
-	return out, nil
+	return rd.inOrder(tx, room, nids)
 }
 
 // StateOf reads some slots of a state.
@@ -199,17 +204,7 @@ func (rd *Reader) stateOf(tx storage.Tx, room storage.Room, root state.Root, slo
 	if err != nil {
 		return nil, err
 	}
-	events, err := rd.ByNumber(tx, room, nids)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]*Stored, 0, len(nids))
-	for _, n := range nids {
-		if s, ok := events[n]; ok {
-			out = append(out, s)
-		}
-	}
-	return out, nil
+	return rd.inOrder(tx, room, nids)
 }
 
 // StateOfType reads all state events of one type in a state.

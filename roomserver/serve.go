@@ -14,8 +14,6 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-func now() time.Time { return time.Now() }
-
 // Asked is a room as another server asks about it: it is one of those in the room, and not barred.
 type Asked struct {
 	r *room
