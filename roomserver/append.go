@@ -454,6 +454,9 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 			if a.redacts != nil {
 				r.s.Reader.Forget(a.redacts.target)
 			}
+			if len(a.missing) > 0 {
+				r.s.gaps.note(r.id)
+			}
 		}
 	}()
 }

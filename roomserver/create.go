@@ -47,7 +47,7 @@ func (s *Server) CreateRoom(ctx context.Context, c Create) (id.RoomID, error) {
 		return "", fmt.Errorf("number the room: %w", err)
 	}
 	r := newRoom(s, create.RoomID())
-	r.turn <- struct{}{}
+	r.turn.try() // nobody knows the room yet
 	s.mu.Lock()
 	s.rooms[r.id] = r
 	s.mu.Unlock()
@@ -55,7 +55,7 @@ func (s *Server) CreateRoom(ctx context.Context, c Create) (id.RoomID, error) {
 	if err != nil {
 		s.forgetHandle(r)
 	}
-	<-r.turn
+	r.turn.leave()
 	for _, w := range waits {
 		if err := w.Wait(ctx); err != nil {
 			return "", commitFailed(err)

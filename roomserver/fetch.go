@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"chancery"
@@ -62,6 +63,32 @@ func (s *Server) parsed(ctx context.Context, version *event.Version, roomID id.R
 	return s.verified(ctx, ofRoom(version, roomID, raw), nil)
 }
 
+// How many servers are asked for what an event stands on: the one that sent it, then others of the room.
+const helpers = 3
+
+// fromSomebody asks servers of a room in turn until one helps: first the one that sent the event. The error is
+// that one's, which is the likeliest to have what it built on.
+func fromSomebody[T any](ctx context.Context, s *Server, origin string, roomID id.RoomID, ask func(server string) (T, error)) (T, error) {
+	answer, failed := ask(origin)
+	if failed == nil {
+		return answer, nil
+	}
+	others, err := s.otherServers(ctx, roomID)
+	if err != nil {
+		return answer, err
+	}
+	others = slices.DeleteFunc(others, func(server string) bool { return server == origin })
+	for _, server := range others[:min(len(others), helpers-1)] {
+		if s.backedOff(server) {
+			break // they come last
+		}
+		if other, err := ask(server); err == nil {
+			return other, nil
+		}
+	}
+	return answer, failed
+}
+
 // fetchMissing asks for the events between what we have and ev, and gives them oldest first.
 func (s *Server) fetchMissing(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) ([]*event.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
@@ -80,9 +107,11 @@ func (s *Server) fetchMissing(ctx context.Context, origin string, roomID id.Room
 		return nil, err
 	}
 	events := s.parsed(ctx, ev.Version(), roomID, raw)
-	gap := &openGap{missing: ev.PrevEvents()}
-	newestFirst := belowGap(gap, events)
+	newestFirst := belowGap(ev.PrevEvents(), events)
 	newestFirst = newestFirst[:min(len(newestFirst), missingAtOnce)]
+	if len(newestFirst) == 0 {
+		return nil, errNothingCame
+	}
 	oldestFirst := make([]*event.Event, 0, len(newestFirst))
 	for i := len(newestFirst) - 1; i >= 0; i-- {
 		oldestFirst = append(oldestFirst, newestFirst[i])

@@ -82,14 +82,17 @@ var errNothingCame = errors.New("no server has given any of the missing history"
 // spec: s2s#backfilling-and-retrieving-missing-events
 func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, limit int) (came bool, err error) {
 	err = s.fills.once(ctx, "backfill "+string(roomID), func() error {
-		gap, members, err := s.gapUnder(ctx, roomID, under)
+		gap, err := s.gapUnder(ctx, roomID, under)
 		if err != nil {
 			return err
 		}
 		if gap == nil {
 			return errNothingCame
 		}
-		servers := ranked(members, func(server string) bool { return time.Now().Before(s.Peer.Destination(server).RetryAt) })
+		servers, err := s.otherServers(ctx, roomID)
+		if err != nil {
+			return err
+		}
 		for _, server := range servers[:min(len(servers), maxAsked)] {
 			events, err := s.askBackfill(ctx, server, roomID, gap.ids, limit)
 			if err != nil {
@@ -113,6 +116,21 @@ func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, li
 	return err == nil, err
 }
 
+// otherServers gives the servers in a room, but ours: the likeliest to have what we lack first.
+func (s *Server) otherServers(ctx context.Context, roomID id.RoomID) (servers []string, err error) {
+	err = s.in(ctx, roomID, func(r *room) error {
+		members := maps.Clone(r.servers)
+		delete(members, s.ServerName)
+		servers = ranked(members, s.backedOff)
+		return nil
+	})
+	return servers, err
+}
+
+func (s *Server) backedOff(server string) bool {
+	return time.Now().Before(s.Peer.Destination(server).RetryAt)
+}
+
 // ranked sorts servers: those that are not to be asked now last, then by their members.
 func ranked(members map[string]int64, backedOff func(string) bool) []string {
 	off := make(map[string]int, len(members))
@@ -132,12 +150,11 @@ type openGap struct {
 	ord     int64
 	ids     []id.EventID // the events that are there, whose prev events are missing
 	missing []id.EventID
+	lower   []id.EventID // what is missing at lower gaps: that has its place there
 }
 
-func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (gap *openGap, members map[string]int64, err error) {
+func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (gap *openGap, err error) {
 	err = s.in(ctx, roomID, func(r *room) error {
-		members = maps.Clone(r.servers)
-		delete(members, s.ServerName)
 		return r.read(func(tx storage.Tx) error {
 			gaps, err := tx.Gaps(r.row.NID, under, maxPrev)
 			for _, g := range gaps {
@@ -146,23 +163,28 @@ func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (g
 				}
 				if g.Event == gap.event {
 					gap.missing = append(gap.missing, id.EventID(g.PrevID))
+				} else {
+					gap.lower = append(gap.lower, id.EventID(g.PrevID))
 				}
 			}
 			return err
 		})
 	})
-	return gap, members, err
+	return gap, err
 }
 
 // placeHistory stores backfilled events below the gap's event, newest first, and moves the gap to the
 // oldest of them. The state before the oldest is asked for; the others follow from it.
 func (s *Server) placeHistory(ctx context.Context, server string, roomID id.RoomID, gap *openGap, events []*event.Event) (int, error) {
 	events = s.verified(ctx, events, nil)
-	chain := belowGap(gap, events)
-	found := len(chain)
-	if found == 0 {
+	chain := belowGap(gap.missing, events)
+	if len(chain) == 0 {
 		return 0, nil
 	}
+	if above := without(chain, belowGap(gap.lower, events)); len(above) > 0 {
+		chain = above
+	}
+	found := len(chain)
 	// Oldest first: each one's state is that after its prev events.
 	slices.Reverse(chain)
 	var ord int64
@@ -239,16 +261,26 @@ func (r *room) roomBelow(ord, n int64) (first int64, err error) {
 	return first, err
 }
 
+func without(events, but []*event.Event) []*event.Event {
+	out := make([]*event.Event, 0, len(events))
+	for _, ev := range events {
+		if !slices.Contains(but, ev) {
+			out = append(out, ev)
+		}
+	}
+	return out
+}
+
 // belowGap sorts what was sent so that every event comes after those that build on it: newest first. What
-// does not hang below the gap is left out.
-func belowGap(gap *openGap, events []*event.Event) []*event.Event {
+// does not hang below the missing events of a gap is left out.
+func belowGap(missing []id.EventID, events []*event.Event) []*event.Event {
 	byID := make(map[id.EventID]*event.Event, len(events))
 	for _, ev := range events {
 		byID[ev.ID()] = ev
 	}
 	reach := map[id.EventID]bool{}
 	var walk []id.EventID
-	walk = append(walk, gap.missing...)
+	walk = append(walk, missing...)
 	var out []*event.Event
 	for len(walk) > 0 {
 		v := walk[0]
@@ -272,7 +304,7 @@ func belowGap(gap *openGap, events []*event.Event) []*event.Event {
 
 // takeHistory is take for an event of the past: it gets a place in the gap and moves nothing.
 func (s *Server) takeHistory(ctx context.Context, server string, roomID id.RoomID, ev *event.Event, at int64) error {
-	if err := s.in(ctx, roomID, func(r *room) error { return r.takeHistory(ev, at, nil) }); err == nil {
+	if err := s.inAs(ctx, theirs, roomID, func(r *room) error { return r.takeHistory(ev, at, nil) }); err == nil {
 		return nil
 	} else if _, ok := err.(*needs); !ok {
 		return err
@@ -281,7 +313,7 @@ func (s *Server) takeHistory(ctx context.Context, server string, roomID id.RoomI
 	if err != nil {
 		return err
 	}
-	return s.in(ctx, roomID, func(r *room) error { return r.takeHistory(ev, at, g) })
+	return s.inAs(ctx, theirs, roomID, func(r *room) error { return r.takeHistory(ev, at, g) })
 }
 
 func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {

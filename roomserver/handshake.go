@@ -31,7 +31,7 @@ func (s *Server) MakeMembership(ctx context.Context, origin string, roomID id.Ro
 		return nil, chancery.Forbidden("the user is not of your server")
 	}
 	var t *Template
-	err := s.in(ctx, roomID, func(r *room) error {
+	err := s.inAs(ctx, theirs, roomID, func(r *room) error {
 		if r.servers[s.ServerName] == 0 {
 			return chancery.NotFound("we are not in this room")
 		}
@@ -150,7 +150,7 @@ func (s *Server) TakeMembership(ctx context.Context, origin string, roomID id.Ro
 		return nil, chancery.Forbidden("the event's signature does not hold").Because(errs[0])
 	}
 	taken := &Taken{Event: ev.JSON()}
-	err = s.in(ctx, roomID, func(r *room) error {
+	err = s.inAs(ctx, theirs, roomID, func(r *room) error {
 		if r.servers[s.ServerName] == 0 {
 			return chancery.NotFound("we are not in this room")
 		}
@@ -182,7 +182,7 @@ func (s *Server) letIn(ctx context.Context, ev *event.Event, membership string) 
 	if membership != "join" || via == "" || !ev.Version().Restricted || id.UserID(via).Homeserver() != s.ServerName {
 		return ev, nil
 	}
-	err := s.in(ctx, ev.RoomID(), func(r *room) error {
+	err := s.inAs(ctx, theirs, ev.RoomID(), func(r *room) error {
 		_, err := r.membershipFor(ev.Sender(), "join")
 		return err
 	})

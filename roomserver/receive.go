@@ -122,7 +122,7 @@ func (s *Server) receiveInRoom(ctx context.Context, origin string, roomID id.Roo
 	if len(good) == 0 {
 		return
 	}
-	if err := s.in(ctx, roomID, func(r *room) error {
+	if err := s.inAs(ctx, theirs, roomID, func(r *room) error {
 		if r.servers[s.ServerName] == 0 {
 			return chancery.Forbidden("we are not in this room")
 		}
@@ -133,42 +133,71 @@ func (s *Server) receiveInRoom(ctx context.Context, origin string, roomID id.Roo
 		}
 		return
 	}
-	for len(good) > 0 {
-		n := s.takeTogether(ctx, roomID, good, results)
-		good = good[n:]
-		if len(good) == 0 {
-			return
+	var urgent, rest []*event.Event
+	for _, ev := range good {
+		if isModeration(ev) {
+			urgent = append(urgent, ev)
+		} else {
+			rest = append(rest, ev)
 		}
-		// What the next one stands on is not here: it is fetched outside the exclusion.
-		ev := good[0]
-		good = good[1:]
-		results.set(ev.ID(), s.told(origin, ev, s.receiveOne(ctx, origin, roomID, ev)))
+	}
+	waiting := map[*event.Event]bool{}
+	for _, ev := range append(s.takeReady(ctx, moderation, roomID, urgent, results), s.takeReady(ctx, theirs, roomID, rest, results)...) {
+		waiting[ev] = true
+	}
+	for _, ev := range good {
+		if waiting[ev] { // what it stands on is not here: it is fetched outside the exclusion
+			results.set(ev.ID(), s.told(origin, ev, s.receiveOne(ctx, origin, roomID, ev)))
+		}
 	}
 }
 
-// takeTogether takes events while they need no help, in one turn of the room and with one wait for their
-// commits, and says how many.
-func (s *Server) takeTogether(ctx context.Context, roomID id.RoomID, events []*event.Event, results *pduResults) int {
-	var errs []error
-	err := s.in(ctx, roomID, func(r *room) error {
-		errs = errs[:0]
-		for _, ev := range events {
-			err := r.take(ev, nil)
-			if n := (*needs)(nil); errors.As(err, &n) {
-				return nil
-			}
-			errs = append(errs, err)
-			if !r.loaded {
-				return nil // the room must be read again before the next
-			}
-		}
-		return nil
-	})
-	for i := range errs {
-		// A commit that failed took all with it.
-		results.set(events[i].ID(), s.told("", events[i], cmp.Or(errs[i], err)))
+// isModeration says that an event protects the room: it goes ahead of what came with it.
+func isModeration(ev *event.Event) bool {
+	key, isState := ev.StateKey()
+	switch ev.Type() {
+	case "m.room.redaction":
+		return true
+	case "m.room.member":
+		return isState && (ev.Membership() == "ban" || ev.Membership() == "leave" && key != string(ev.Sender()))
+	case "m.room.power_levels", "m.room.server_acl":
+		return isState
 	}
-	return len(errs)
+	return false
+}
+
+// takeReady takes the events that need no help and gives those that do. Events share turns of the room and
+// the waits for their commits, but a turn ends early when somebody of a higher rank wants it.
+func (s *Server) takeReady(ctx context.Context, who rank, roomID id.RoomID, events []*event.Event, results *pduResults) (rest []*event.Event) {
+	for len(events) > 0 {
+		var errs []error
+		err := s.inAs(ctx, who, roomID, func(r *room) error {
+			errs = errs[:0]
+			for _, ev := range events {
+				errs = append(errs, r.take(ev, nil))
+				if !r.loaded || r.turn.wanted(who) {
+					return nil // the room must be read again before the next, or another goes first
+				}
+			}
+			return nil
+		})
+		if len(errs) == 0 { // not even begun
+			for _, ev := range events {
+				results.set(ev.ID(), s.told("", ev, err))
+			}
+			return rest
+		}
+		for i, ev := range events[:len(errs)] {
+			if n := (*needs)(nil); errors.As(errs[i], &n) {
+				rest = append(rest, ev)
+				continue
+			}
+			// A commit that failed took all with it.
+			results.set(ev.ID(), s.told("", ev, cmp.Or(errs[i], err)))
+		}
+		events = events[len(errs):]
+	}
+	return rest
 }
 
 // told logs why an event was not taken.
@@ -215,7 +244,9 @@ func (s *Server) receiveOne(ctx context.Context, origin string, roomID id.RoomID
 }
 
 func (s *Server) receiveWithHelp(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) error {
-	missing, err := s.fetchMissing(ctx, origin, roomID, ev)
+	missing, err := fromSomebody(ctx, s, origin, roomID, func(server string) ([]*event.Event, error) {
+		return s.fetchMissing(ctx, server, roomID, ev)
+	})
 	if err != nil {
 		s.Log.Debug("get_missing_events failed", zap.String("origin", origin), zap.Error(err))
 	}
@@ -235,13 +266,18 @@ func (s *Server) takeWithState(ctx context.Context, origin string, roomID id.Roo
 		return err
 	}
 	if len(n.prev) == 0 {
-		chain, err := s.fetchAuth(ctx, origin, roomID, ev)
-		if err != nil {
-			return fmt.Errorf("fetch the auth events of %s: %w", ev.ID(), err)
-		}
-		return s.take(ctx, roomID, ev, &given{chain: chain})
+		_, err := fromSomebody(ctx, s, origin, roomID, func(server string) (struct{}, error) {
+			chain, err := s.fetchAuth(ctx, server, roomID, ev)
+			if err != nil {
+				return struct{}{}, fmt.Errorf("fetch the auth events of %s: %w", ev.ID(), err)
+			}
+			return struct{}{}, s.take(ctx, roomID, ev, &given{chain: chain})
+		})
+		return err
 	}
-	g, err := s.fetchState(ctx, origin, roomID, ev)
+	g, err := fromSomebody(ctx, s, origin, roomID, func(server string) (*given, error) {
+		return s.fetchState(ctx, server, roomID, ev)
+	})
 	if err != nil {
 		return fmt.Errorf("fetch the state before %s: %w", ev.ID(), err)
 	}
@@ -257,7 +293,7 @@ type given struct {
 
 // take judges an event and adds it to its room.
 func (s *Server) take(ctx context.Context, roomID id.RoomID, ev *event.Event, g *given) error {
-	return s.in(ctx, roomID, func(r *room) error { return r.take(ev, g) })
+	return s.inAs(ctx, theirs, roomID, func(r *room) error { return r.take(ev, g) })
 }
 
 func (r *room) take(ev *event.Event, g *given) error {

@@ -262,7 +262,7 @@ func (s *Server) inOrNew(ctx context.Context, roomID id.RoomID, version *event.V
 		return err
 	}
 	r := newRoom(s, roomID)
-	r.turn <- struct{}{}
+	r.turn.try() // nobody knows the room yet
 	s.mu.Lock()
 	if s.rooms[roomID] != nil {
 		s.mu.Unlock()
@@ -278,7 +278,7 @@ func (s *Server) inOrNew(ctx context.Context, roomID id.RoomID, version *event.V
 	}
 	waits := r.waits
 	r.waits = nil
-	<-r.turn
+	r.turn.leave()
 	for _, w := range waits {
 		if e := w.Wait(ctx); e != nil && err == nil {
 			err = commitFailed(e)

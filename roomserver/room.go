@@ -21,7 +21,7 @@ type room struct {
 	s     *Server
 	id    id.RoomID
 	shard int64
-	turn  chan struct{} // the exclusion: who has sent into it holds the room
+	turn  turn // the exclusion
 
 	gone   bool // left memory
 	stored bool // its row is in storage, or on the way there
@@ -69,7 +69,7 @@ const noSlot = -1
 const firstOrd = int64(1) << 40
 
 func newRoom(s *Server, roomID id.RoomID) *room {
-	return &room{s: s, id: roomID, shard: shardOf(roomID), turn: make(chan struct{}, 1)}
+	return &room{s: s, id: roomID, shard: shardOf(roomID)}
 }
 
 // reset begins with nothing known.
@@ -153,6 +153,11 @@ func (r *room) load() error {
 		}
 		for _, c := range counts {
 			r.servers[c.Server] = c.Count
+		}
+		if gap, err := tx.HighestGap(row.NID, r.high); err != nil {
+			return err
+		} else if gap > r.low {
+			r.s.gaps.note(r.id)
 		}
 		r.loaded, r.stored = true, true
 		return nil

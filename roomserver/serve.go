@@ -23,7 +23,7 @@ type Asked struct {
 //
 // spec: s2s#server-access-control-lists-acls
 func (s *Server) For(ctx context.Context, origin string, roomID id.RoomID, fn func(Asked) error) error {
-	return s.in(ctx, roomID, func(r *room) error {
+	return s.inAs(ctx, theirs, roomID, func(r *room) error {
 		if err := r.checkACL(origin); err != nil {
 			return err
 		}

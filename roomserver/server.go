@@ -8,6 +8,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,15 +43,18 @@ type Server struct {
 	mu        sync.Mutex // guards rooms; never held while waiting
 	rooms     map[id.RoomID]*room
 	fills     *fills
+	gaps      *gaps
 	answering *answering
 	shards    ownership
-	rules     atomic.Int64 // counts changes of push rules
+	inbound   chan struct{} // held by the work of other servers, in whatever room
+	rules     atomic.Int64  // counts changes of push rules
 }
 
 // New makes the engine. Run must be running for idle rooms to leave memory.
 func New(o Options) *Server {
 	s := &Server{Options: o, rooms: map[id.RoomID]*room{}}
-	s.fills, s.answering = newFills(), newAnswering()
+	s.fills, s.gaps, s.answering = newFills(), newGaps(), newAnswering()
+	s.inbound = make(chan struct{}, 4*runtime.GOMAXPROCS(0)) // some of them wait for SQL
 	return s
 }
 
@@ -62,6 +66,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.keepShards(ctx) })
 	g.Go(func() error { return s.keepHouse(ctx) })
+	g.Go(func() error { return s.fillGaps(ctx) })
 	return g.Wait()
 }
 
@@ -82,16 +87,14 @@ func (s *Server) dropIdle(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for roomID, r := range s.rooms {
-		select {
-		case r.turn <- struct{}{}:
-		default:
+		if !r.turn.try() {
 			continue // in use
 		}
 		if r.used.Before(before) && r.inFlight.Load() == 0 {
 			r.gone = true
 			delete(s.rooms, roomID)
 		}
-		<-r.turn
+		r.turn.leave()
 	}
 }
 
@@ -102,15 +105,21 @@ var errGone = errors.New("room left memory")
 // network. What fn submits is awaited after the exclusion ends, so the next event can be built
 // while this one is committed.
 func (s *Server) in(ctx context.Context, roomID id.RoomID, fn func(*room) error) error {
+	return s.inAs(ctx, ours, roomID, fn)
+}
+
+// inAs is in for somebody's work. That of other servers is also bounded over all rooms, so that a flood from
+// many of them leaves the processors to our users.
+func (s *Server) inAs(ctx context.Context, who rank, roomID id.RoomID, fn func(*room) error) error {
 	for {
-		err := s.tryIn(ctx, roomID, fn)
+		err := s.tryIn(ctx, who, roomID, fn)
 		if !errors.Is(err, errGone) {
 			return err
 		}
 	}
 }
 
-func (s *Server) tryIn(ctx context.Context, roomID id.RoomID, fn func(*room) error) error {
+func (s *Server) tryIn(ctx context.Context, who rank, roomID id.RoomID, fn func(*room) error) error {
 	s.mu.Lock()
 	r := s.rooms[roomID]
 	if r == nil {
@@ -119,7 +128,7 @@ func (s *Server) tryIn(ctx context.Context, roomID id.RoomID, fn func(*room) err
 	}
 	s.mu.Unlock()
 
-	waits, err := s.holding(ctx, r, fn)
+	waits, err := s.holding(ctx, who, r, fn)
 	if err != nil {
 		return err
 	}
@@ -131,13 +140,19 @@ func (s *Server) tryIn(ctx context.Context, roomID id.RoomID, fn func(*room) err
 	return nil
 }
 
-func (s *Server) holding(ctx context.Context, r *room, fn func(*room) error) (waits []waiter, err error) {
-	select {
-	case r.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+func (s *Server) holding(ctx context.Context, who rank, r *room, fn func(*room) error) (waits []waiter, err error) {
+	if who == theirs {
+		select {
+		case s.inbound <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		defer func() { <-s.inbound }()
 	}
-	defer func() { <-r.turn }()
+	if err := r.turn.take(ctx, who); err != nil {
+		return nil, err
+	}
+	defer r.turn.leave()
 	defer func() {
 		if p := recover(); p != nil {
 			r.loaded, r.waits = false, nil // memory has half of something

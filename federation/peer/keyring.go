@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -35,6 +36,7 @@ type KeyRing struct {
 	published *bounded[publication]
 	flight    singleflight.Group
 	strangers chan struct{} // fetches under way of servers never seen that somebody unknown made us ask
+	cores     chan struct{} // held while signatures of events are checked
 }
 
 // knownKeys are never changed in place.
@@ -72,6 +74,7 @@ func NewKeyRing(client *Client, own *Keys, store KeyStore, notaries []string) *K
 		now:     func() time.Time { return client.now() },
 		servers: newBounded[knownKeys](maxNames), published: newBounded[publication](maxPublished),
 		strangers: make(chan struct{}, maxStrangers),
+		cores:     make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 }
 

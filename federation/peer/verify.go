@@ -143,7 +143,9 @@ var ErrBadSignature = errors.New("bad signature")
 const parallelFetches = 64
 
 // VerifyEvents checks many things: each server's keys are fetched once and side by side, then the
-// signatures are checked on all cores. The errors stand in the places of the things.
+// signatures are checked on all cores, a few at a time in turn with whatever else is being checked: no
+// number of servers that send at once keeps our users from the processors. The errors stand in the places
+// of the things.
 func (r *KeyRing) VerifyEvents(ctx context.Context, things []SignedThing) []error {
 	byServer := map[string][]*SignedThing{}
 	for i := range things {
@@ -161,10 +163,12 @@ func (r *KeyRing) VerifyEvents(ctx context.Context, things []SignedThing) []erro
 				if from >= len(things) {
 					return
 				}
+				r.cores <- struct{}{}
 				for i := from; i < min(from+share, len(things)); i++ {
 					of := keys[things[i].Server]
 					errs[i] = things[i].verify(of.keys, of.err)
 				}
+				<-r.cores
 			}
 		})
 	}
