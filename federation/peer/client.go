@@ -11,10 +11,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -336,7 +338,9 @@ func (c *Client) send(ctx context.Context, destination, host, method, path strin
 	if content != nil {
 		reader = bytes.NewReader(content)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, target.String(), reader)
+	reused := false
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }})
+	req, err := http.NewRequestWithContext(traced, method, target.String(), reader)
 	if err != nil {
 		return nil, err
 	}
@@ -353,7 +357,16 @@ func (c *Client) send(ctx context.Context, destination, host, method, path strin
 		// it does no harm. The header itself is not sent when it has no value.
 		req.Header["Idempotency-Key"] = nil
 	}
-	return c.transport.RoundTrip(req) // which follows no redirects
+	res, err := c.transport.RoundTrip(req) // which follows no redirects
+	// A kept connection may die in the middle of what we write; the transport repeats only what it has not begun.
+	died := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF)
+	if died && reused && (method == http.MethodPut || method == http.MethodGet) {
+		if content != nil {
+			req.Body = io.NopCloser(bytes.NewReader(content))
+		}
+		return c.transport.RoundTrip(req)
+	}
+	return res, err
 }
 
 func encode(body any) ([]byte, error) {
