@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -437,6 +438,9 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 		}
 		return write(tx)
 	}, func(err error) {
+		if errors.Is(err, sql.ErrUnknownOutcome) {
+			r.s.doubt(r.shard)
+		}
 		r.broken.CompareAndSwap(nil, &err)
 	})
 	c := &committed{done: make(chan struct{})}

@@ -115,6 +115,9 @@ func (r *room) load() error {
 		time.Sleep(time.Millisecond)
 	}
 	r.loaded = false
+	if err := r.s.settleDoubts(r.ctx, r.shard); err != nil {
+		return err
+	}
 	return r.read(func(tx storage.Tx) error {
 		row, ok, err := tx.Room(string(r.id))
 		if err != nil {

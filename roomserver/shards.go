@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,10 @@ const (
 type ownership struct {
 	owner  string
 	fences [shardCount]atomic.Int64
+
+	doubts  [shardCount]atomic.Int64 // commits of unknown outcome
+	settled [shardCount]atomic.Int64 // of these, how many can no longer happen, or have
+	raising sync.Mutex               // held by who settles them
 }
 
 func shardOf(roomID id.RoomID) int64 {
@@ -89,6 +94,31 @@ func (s *Server) keepShards(ctx context.Context) error {
 			s.Log.Warn("could not renew the leases of the shards", zap.Error(err))
 		}
 	}
+}
+
+// doubt notes that a commit of the shard was sent and never answered: it may still happen.
+func (s *Server) doubt(shard int64) { s.shards.doubts[shard].Add(1) }
+
+// settleDoubts makes sure that no commit of unknown outcome happens from now on: our own fence is raised, which
+// waits for a transaction that is under way and ends one that comes later. Rooms are read only after that.
+func (s *Server) settleDoubts(ctx context.Context, shard int64) error {
+	if s.shards.settled[shard].Load() == s.shards.doubts[shard].Load() {
+		return nil
+	}
+	s.shards.raising.Lock()
+	defer s.shards.raising.Unlock()
+	doubts := s.shards.doubts[shard].Load()
+	if s.shards.settled[shard].Load() == doubts {
+		return nil
+	}
+	fence, err := s.DB.TakeShard(ctx, shard, s.shards.owner, leaseTime)
+	if err != nil {
+		return fmt.Errorf("raise the fence of shard %d: %w", shard, err)
+	}
+	s.shards.fences[shard].Store(fence)
+	s.shards.settled[shard].Store(doubts)
+	s.Log.Info("raised a fence after a commit of unknown outcome", zap.Int64("shard", shard))
+	return nil
 }
 
 // checkFence makes the room's commits fail once its shard has another owner.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -184,8 +185,81 @@ func TestTheWriterComesBackAfterALostConnection(t *testing.T) {
 	}
 }
 
+// house.md: what is acknowledged must survive. A server that does not flush is refused.
+func TestAServerWithoutFsyncIsRefused(t *testing.T) {
+	if os.Getenv(sqltest.URLVariable) != "" {
+		t.Skip("the PostgreSQL is somebody else's: its settings are left alone")
+	}
+	o := sqltest.PostgreSQL(t)
+	o.Migrations = migrations(things)
+	conn, err := pgx.Connect(t.Context(), o.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	set := func(value string) {
+		for _, query := range []string{`ALTER SYSTEM SET fsync = ` + value, `SELECT pg_reload_conf()`} {
+			if _, err := conn.Exec(context.Background(), query); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for now := ""; now != value; time.Sleep(10 * time.Millisecond) { // each session hears of it by itself
+			if err := conn.QueryRow(context.Background(), `SHOW fsync`).Scan(&now); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	defer set("on")
+	set("off")
+	if db, err := sql.Open(t.Context(), o); err == nil || !strings.Contains(err.Error(), "fsync=off") {
+		if db != nil {
+			db.Close()
+		}
+		t.Errorf("with fsync=off: %v", err)
+	}
+}
+
+// order.md 3: a session that would not wait for the disk is made to.
+func TestSessionsWaitForTheDisk(t *testing.T) {
+	o := sqltest.PostgreSQL(t)
+	o.Migrations = migrations(things)
+	set(t, o, `synchronous_commit = off`)
+	db := open(t, o)
+	var on string
+	write(t, db, func(tx *sql.Tx) error { return tx.QueryRow(`SELECT current_setting('synchronous_commit')`).Scan(&on) })
+	if on != "on" {
+		t.Errorf("synchronous_commit is %s", on)
+	}
+}
+
+// slowCommits makes every commit take 5 ms more, between its statements and its flush.
+func slowCommits(t testing.TB, o sql.Options) {
+	t.Helper()
+	set(t, o, `commit_delay = 5000`)
+	set(t, o, `commit_siblings = 0`)
+}
+
+// set changes a setting of all later sessions of a database.
+func set(t testing.TB, o sql.Options, setting string) {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), o.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(context.Background(), `ALTER DATABASE "`+conn.Config().Database+`" SET `+setting); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func BenchmarkWrite(b *testing.B) {
-	for name, fresh := range map[string]func(testing.TB) sql.Options{"SQLite": sqltest.SQLite, "PostgreSQL": sqltest.PostgreSQL} {
+	// A synchronous standby, or a slow disk: the whole round trip lies inside the lock of positions.
+	slow := func(t testing.TB) sql.Options {
+		o := sqltest.PostgreSQL(t)
+		slowCommits(t, o)
+		return o
+	}
+	for name, fresh := range map[string]func(testing.TB) sql.Options{"SQLite": sqltest.SQLite, "PostgreSQL": sqltest.PostgreSQL, "PostgreSQL5ms": slow} {
 		b.Run(name, func(b *testing.B) {
 			o := fresh(b)
 			o.Migrations = migrations(things)

@@ -61,7 +61,15 @@ func child() int {
 // order.md 1 and 2: positions have no gap, and no reader ever sees one without all below it,
 // with several processes writing, one of them killed in the middle.
 func TestPositionsOfManyProcesses(t *testing.T) {
-	o := sqltest.PostgreSQL(t)
+	t.Run("as fast as it goes", func(t *testing.T) { positionsOfManyProcesses(t, sqltest.PostgreSQL(t)) })
+	t.Run("commits of 5 ms", func(t *testing.T) {
+		o := sqltest.PostgreSQL(t)
+		slowCommits(t, o)
+		positionsOfManyProcesses(t, o)
+	})
+}
+
+func positionsOfManyProcesses(t *testing.T, o sql.Options) {
 	o.Migrations = migrations(things)
 	db := open(t, o)
 	const processes, writes = 4, 60

@@ -110,7 +110,7 @@ func serve(bin string, who account, dir, data string) (*Cluster, error) {
 	}
 	var output bytes.Buffer
 	cmd := who.command(filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(port),
-		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=on",
+		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
 		"-c", "max_connections=300", "-c", "shared_buffers=32MB", "-c", "max_wal_size=512MB",
 		"-c", "autovacuum_naptime=10s", "-c", "logging_collector=off")
 	log, err := os.Create(filepath.Join(dir, "log"))
