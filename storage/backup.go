@@ -108,13 +108,14 @@ func (tx Tx) DeleteBackedUpSessions(user string, version int64, room, session st
 	return tx.ExecRows(`DELETE FROM key_backup_sessions WHERE `+where, args...)
 }
 
+// sessionsWhere selects the keys of a version: all, those of a room, or one of a room.
 func sessionsWhere(user string, version int64, room, session string) (string, []any) {
-	where, args := `user_id = $1 AND version = $2`, []any{sql.Text(user), version}
-	if room != "" {
-		where, args = where+` AND room_id = $3`, append(args, sql.Text(room))
+	args := []any{sql.Text(user), version, sql.Text(room), sql.Text(session)}
+	switch {
+	case room == "":
+		return `user_id = $1 AND version = $2`, args[:2]
+	case session == "":
+		return `user_id = $1 AND version = $2 AND room_id = $3`, args[:3]
 	}
-	if session != "" {
-		where, args = where+` AND session_id = $4`, append(args, sql.Text(session))
-	}
-	return where, args
+	return `user_id = $1 AND version = $2 AND room_id = $3 AND session_id = $4`, args
 }
