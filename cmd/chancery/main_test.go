@@ -111,6 +111,36 @@ func TestServeUntilToldToStop(t *testing.T) {
 	}
 }
 
+// A first start that cannot succeed leaves no key and no database behind; a later one keeps what was there.
+func TestFailedFirstStartLeavesNothing(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	data := filepath.Join(t.TempDir(), "data")
+	start := func() {
+		t.Helper()
+		var errs bytes.Buffer
+		code := run(t.Context(), []string{"serve", "--data", data, "--only", "clientapi"},
+			terminal{in: strings.NewReader(""), out: io.Discard, err: &errs, environ: []string{"CHANCERY_CLIENT_LISTEN=" + taken.Addr().String()}})
+		if code != exitFailed || !strings.Contains(errs.String(), "another process listens there") {
+			t.Fatalf("exit %d: %s", code, errs.String())
+		}
+	}
+	start()
+	if _, err := os.Stat(data); !os.IsNotExist(err) {
+		t.Fatalf("the data directory is there: %v", err)
+	}
+	if err := os.Mkdir(data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	start()
+	if _, err := os.Stat(filepath.Join(data, "signing.key")); err != nil {
+		t.Fatalf("what an operator made is the operator's: %v", err)
+	}
+}
+
 func TestLowPasswordCostIsWarnedOf(t *testing.T) {
 	cfg := config.Default()
 	cfg.Passwords.Cost = "low"

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -180,9 +181,13 @@ type outside struct {
 
 func startOutside(t testing.TB, port int, dir string) *outside {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true, JetStream: true, StoreDir: dir,
-	})
+	return &outside{Server: startServer(t, server.Options{Port: port, JetStream: true, StoreDir: dir}), dir: dir, port: port}
+}
+
+func startServer(t testing.TB, o server.Options) *server.Server {
+	t.Helper()
+	o.Host, o.NoSigs, o.NoLog = "127.0.0.1", true, true
+	s, err := server.NewServer(&o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +196,20 @@ func startOutside(t testing.TB, port int, dir string) *outside {
 		t.Fatal("NATS server did not start")
 	}
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	return &outside{Server: s, dir: dir, port: port}
+	return s
+}
+
+// An operator learns at the start, not in a log full of warnings, that the NATS that was named cannot do what we need.
+func TestNATSWithoutJetStreamIsRefused(t *testing.T) {
+	s := startServer(t, server.Options{Port: -1})
+	n, err := Start(t.Context(), NATSOptions{URL: s.ClientURL()})
+	if err == nil {
+		n.Close()
+		t.Fatal("it was taken")
+	}
+	if !strings.Contains(err.Error(), "runs without JetStream") {
+		t.Fatal(err)
+	}
 }
 
 func connect(t testing.TB, s *outside) *NATS {

@@ -64,8 +64,28 @@ func Start(ctx context.Context, o NATSOptions) (*NATS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach NATS at %s: %w", o.URL, err)
 	}
+	if err := needJetStream(ctx, conn); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("NATS at %s carries no log: %w", o.URL, err)
+	}
 	n.conn = conn
 	return n, nil
+}
+
+// needJetStream refuses a NATS that was set up without JetStream. One whose JetStream does not answer just now
+// will do: until it does, readers ask SQL.
+func needJetStream(ctx context.Context, conn *nats.Conn) error {
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	_, err = js.AccountInfo(ctx)
+	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+		return errors.New("it runs without JetStream (nats-server -js)")
+	}
+	return nil
 }
 
 // Conn is for plain NATS: typing, presence, questions and answers.

@@ -1,10 +1,13 @@
 package serve
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"chancery/clientapi"
 	"chancery/endpoint"
@@ -29,13 +32,37 @@ func (s *server) beside(api http.Handler) http.Handler {
 	})
 }
 
-// health is 200 while every component of this process is up and the database answers.
+// health is 200 while every component of this process is up and the database takes writes.
 func (s *server) health(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	if _, err := s.db.MaxPos(r.Context()); err != nil || !s.ready.Load() {
+	if !s.ready.Load() || s.healthy.ask(r.Context(), s.db.Probe) != nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprintln(w, "not ready")
 		return
 	}
 	fmt.Fprintln(w, "OK")
+}
+
+// probe asks once for all who want to know at the same time: anybody may ask for /health, as often as they like.
+type probe struct {
+	mu  sync.Mutex // guards the rest, and is held while asking
+	at  time.Time
+	err error
+}
+
+const (
+	probeEvery = 3 * time.Second
+	probeTime  = 2 * time.Second
+)
+
+func (p *probe) ask(ctx context.Context, try func(context.Context) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.at) < probeEvery {
+		return p.err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTime)
+	defer cancel()
+	p.err, p.at = try(ctx), time.Now()
+	return p.err
 }

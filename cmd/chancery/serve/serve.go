@@ -105,7 +105,8 @@ type server struct {
 	registry *prometheus.Registry
 	metrics  *endpoint.Metrics
 	limits   *endpoint.Limits
-	ready    atomic.Bool
+	ready    atomic.Bool // everything was up once
+	healthy  probe
 	lost     chan error // the database went back under us: nothing may be served from memory any more
 
 	clientListen, fedListen, metricsListen, operatorListen []net.Listener
@@ -113,8 +114,11 @@ type server struct {
 
 func (s *server) runs(component string) bool { return slices.Contains(s.Only, component) }
 
-// openData makes the data directory ours alone, reads the signing key and opens the database.
+// openData makes the data directory ours alone, reads the signing key and opens the database. A first start that
+// fails takes the directory away again: no key or database stays behind that nobody has ever used.
 func (s *server) openData(ctx context.Context) error {
+	_, err := os.Stat(s.cfg.DataDir)
+	isNew := errors.Is(err, os.ErrNotExist)
 	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
@@ -123,6 +127,13 @@ func (s *server) openData(ctx context.Context) error {
 		return err
 	}
 	s.undo = append(s.undo, unlock)
+	if isNew {
+		s.undo = append(s.undo, func() {
+			if !s.ready.Load() {
+				os.RemoveAll(s.cfg.DataDir)
+			}
+		})
+	}
 	if s.keys, err = peer.LoadKeys(s.cfg.KeyFile(), s.cfg.ServerName); err != nil {
 		return fmt.Errorf("read the signing key: %w", err)
 	}
