@@ -14,6 +14,7 @@ import (
 	"chancery/storage/sql"
 
 	"github.com/tidwall/gjson"
+	"go.uber.org/zap"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -29,8 +30,7 @@ type addition struct {
 	places        []state.NewPlace
 	slots         []storage.Slot
 	nodes         []state.NewNode
-	members       []storage.Member
-	notMember     []string
+	moves         *moves  // of the room's current state, nil when it stays
 	gained        []int64 // extremities
 	lost          []int64
 	txn           *storage.Transaction
@@ -180,9 +180,12 @@ func (r *room) accept(a *addition, h how) error {
 	}
 	if state.Root(was) != state.Root(r.row.Root) {
 		a.moved = true
-		if err := r.moveMembers(a, state.Root(was), state.Root(r.row.Root), h); err != nil {
+		moves, err := r.moveMembers(a.NID, state.Root(was), state.Root(r.row.Root))
+		if err != nil {
 			return err
 		}
+		a.moves = moves
+		a.facts = append(a.facts, moves.facts...)
 	}
 	if err := r.noteRedaction(a); err != nil {
 		return err
@@ -245,61 +248,6 @@ func (r *room) moveEnds(a *addition, replace bool) error {
 		return fmt.Errorf("resolve the state of %s: %w", r.id, err)
 	}
 	r.row.Root = int64(root)
-	return nil
-}
-
-// moveMembers follows the current state with the table of members, and tells what moved without
-// an event of its own.
-func (r *room) moveMembers(a *addition, was, is state.Root, h how) error {
-	changes, err := r.array.Diff(was, is)
-	if err != nil {
-		return err
-	}
-	slots := make([]int64, 0, len(changes))
-	nids := make([]int64, 0, 2*len(changes))
-	for _, c := range changes {
-		slots = append(slots, c.Slot)
-		nids = append(nids, c.Was, c.Is)
-	}
-	keys, err := r.keysOf(slots)
-	if err != nil {
-		return err
-	}
-	events, err := r.events(nids)
-	if err != nil {
-		return err
-	}
-	silent := false
-	for _, c := range changes {
-		k := keys[c.Slot]
-		byItself := c.Is == a.NID
-		if !byItself {
-			silent = true
-		}
-		if k.Type != "m.room.member" {
-			continue
-		}
-		before, after := "", ""
-		if ev := events[c.Was]; ev != nil {
-			before = ev.Membership()
-		}
-		if ev := events[c.Is]; ev != nil {
-			after = ev.Membership()
-			a.members = append(a.members, memberRow(r.row.NID, k.StateKey, ev))
-		} else {
-			a.notMember = append(a.notMember, k.StateKey)
-		}
-		if r.s.IsLocal(id.UserID(k.StateKey)) {
-			r.owners = nil
-		}
-		r.countMember(id.UserID(k.StateKey).Homeserver(), before == "join", after == "join")
-		if !byItself {
-			a.facts = append(a.facts, storage.Fact{Kind: sql.FactState, Room: r.row.NID, Root: r.row.Root, User: k.StateKey})
-		}
-	}
-	if silent && !slices.ContainsFunc(a.facts, func(f storage.Fact) bool { return f.Kind == sql.FactState }) {
-		a.facts = append(a.facts, storage.Fact{Kind: sql.FactState, Room: r.row.NID, Root: r.row.Root})
-	}
 	return nil
 }
 
@@ -455,6 +403,7 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 		r.done = append(r.done, all)
 		r.doneMu.Unlock()
 		for _, a := range all.list {
+			r.tellMoves(a.moves, zap.String("event", string(a.ID())))
 			if a.redacts != nil {
 				r.s.Reader.Forget(a.redacts.target)
 			}
@@ -519,11 +468,8 @@ func (a *addition) write(tx storage.Tx) error {
 	for _, v := range a.missing {
 		tx.AddMissing(a.Room, a.NID, string(v))
 	}
-	for _, m := range a.members {
-		tx.SetMember(m)
-	}
-	for _, u := range a.notMember {
-		tx.DeleteMember(a.Room, u)
+	if a.moves != nil {
+		a.moves.write(tx, a.Room)
 	}
 	for _, v := range a.invites {
 		tx.DeleteInvite(v.User, v.RoomID)

@@ -95,7 +95,10 @@ func (r *room) redactMember(a *addition, target *Stored) error {
 	}
 	member, err := r.member(id.UserID(user))
 	if err == nil && member != nil && member.NID == target.NID {
-		a.members = append(a.members, memberRow(r.row.NID, user, target))
+		if a.moves == nil {
+			a.moves = &moves{}
+		}
+		a.moves.members = append(a.moves.members, memberRow(r.row.NID, user, target))
 	}
 	return err
 }

@@ -177,7 +177,7 @@ func (r *room) settle() {
 		for _, add := range a.list {
 			r.array.Stored(add.nodes)
 			r.cover.Stored(add.places)
-			if len(add.members) > 0 {
+			if add.moves != nil && len(add.moves.members) > 0 {
 				r.owners = nil // they were read before these members were there
 			}
 			delete(r.pending, add.NID)

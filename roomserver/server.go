@@ -17,6 +17,7 @@ import (
 	"chancery/federation/peer"
 	"chancery/storage"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
@@ -34,7 +35,9 @@ type Options struct {
 	DefaultVersion string
 	// Exists says whether one of our users has an account that is in use. Nil: all have.
 	Exists func(context.Context, id.UserID) (bool, error)
-	Log    *zap.Logger
+	// Metrics is where the engine's own metrics are registered. Nil: nowhere.
+	Metrics prometheus.Registerer
+	Log     *zap.Logger
 }
 
 // Server is the room engine of one process.
@@ -45,6 +48,7 @@ type Server struct {
 	fills     *fills
 	gaps      *gaps
 	answering *answering
+	metrics   *metrics
 	shards    ownership
 	inbound   chan struct{} // held by the work of other servers, in whatever room
 	rules     atomic.Int64  // counts changes of push rules
@@ -54,6 +58,7 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{Options: o, rooms: map[id.RoomID]*room{}}
 	s.fills, s.gaps, s.answering = newFills(), newGaps(), newAnswering()
+	s.metrics = newMetrics(o.Metrics)
 	s.inbound = make(chan struct{}, 4*runtime.GOMAXPROCS(0)) // some of them wait for SQL
 	return s
 }

@@ -3,7 +3,6 @@ package syncapi_test
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,6 +18,7 @@ import (
 	"chancery/clientapi"
 	"chancery/config"
 	"chancery/endpoint"
+	"chancery/federation/peer"
 	"chancery/roomserver"
 	"chancery/storage"
 	"chancery/storage/eventlog"
@@ -50,6 +50,7 @@ type server struct {
 	users *users.Server
 	log   *eventlog.Log
 	sync  *syncapi.Server
+	keys  *peer.Keys
 	txn   int
 	stop  func()       // ends the long polls
 	trace atomic.Value // of func(string): told every statement
@@ -88,8 +89,13 @@ func serve(t testing.TB, o sql.Options, tailBytes int64) *server {
 	cfg.ServerName = "test"
 	log := zaptest.NewLogger(t, zaptest.Level(zapcore.WarnLevel))
 	reader := roomserver.NewReader(16 << 20)
-	s.rooms = roomserver.New(roomserver.Options{DB: s.db, Reader: reader, ServerName: "test", KeyID: "ed25519:1",
-		Key: ed25519.NewKeyFromSeed(make([]byte, 32)), DefaultVersion: "12", Log: log})
+	s.keys, err = peer.LoadKeys(t.TempDir()+"/signing.key", "test")
+	must(err)
+	peers, err := peer.New(peer.Options{ServerName: "test", Key: s.keys.Key()})
+	must(err)
+	t.Cleanup(peers.Close)
+	s.rooms = roomserver.New(roomserver.Options{DB: s.db, Reader: reader, ServerName: "test", KeyID: s.keys.Key().ID,
+		Key: s.keys.Key().Private, Keys: peer.NewKeyRing(peers, s.keys, nil, nil), DefaultVersion: "12", Log: log})
 	must(s.rooms.Own(ctx, "test"))
 	s.users = users.New(users.Options{DB: s.db, ServerName: "test", Config: cfg, Log: log, NATS: nats.Conn()})
 	must(s.db.Write(ctx, nil, func(tx storage.Tx) error {

@@ -42,6 +42,9 @@ func (a *answer) writeRooms(body *writer) error {
 			return err
 		}
 	}
+	if err := a.fallen(); err != nil {
+		return err
+	}
 	rooms := &writer{}
 	joins, err := a.writeJoined()
 	if err != nil {
@@ -69,6 +72,11 @@ func (a *answer) readRooms() error {
 			wanted = append(wanted, room)
 		}
 	}
+	for room, r := range a.news.rooms {
+		if _, is := a.members[room]; !is && r.mine {
+			wanted = append(wanted, room)
+		}
+	}
 	if len(wanted) == 0 {
 		return nil
 	}
@@ -78,6 +86,30 @@ func (a *answer) readRooms() error {
 	}
 	for _, r := range rows {
 		a.rooms[r.NID] = r
+	}
+	return nil
+}
+
+// fallen puts rooms into the section "leave" in whose state there is nothing of the user any more, though they were
+// joined at the token: where branches of a room met, their join fell away. There is no event that says so.
+func (a *answer) fallen() error {
+	for room, r := range a.news.rooms {
+		row, ok := a.rooms[room]
+		if _, is := a.members[room]; is || !ok || !r.mine || !a.q.filter.Room.room(row.ID) {
+			continue
+		}
+		// The event that brought it about has the same root as what it brought about.
+		root, _, err := a.tx.RootAt(room, a.q.since.Pos)
+		if err != nil {
+			return fmt.Errorf("read a room's state at a token: %w", err)
+		}
+		was, err := a.membershipAt(row, state.Root(root))
+		if err != nil {
+			return err
+		}
+		if was == "join" {
+			a.left = append(a.left, &left{row: row, news: r})
+		}
 	}
 	return nil
 }

@@ -42,7 +42,8 @@ func (s *Server) FollowRooms(ctx context.Context, log *eventlog.Log) error {
 	err = log.Read(ctx, keysReader, from, func(ctx context.Context, facts []storage.Fact) error {
 		var members []storage.Fact
 		for _, f := range facts {
-			if f.Kind == sql.FactEvent && f.User != "" {
+			// Where branches of a room meet, a membership may move without an event of its own.
+			if (f.Kind == sql.FactEvent || f.Kind == sql.FactState) && f.User != "" {
 				members = append(members, f)
 			}
 			if f.Kind == sql.FactEpoch {
