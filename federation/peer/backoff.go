@@ -42,8 +42,9 @@ func (b *backoff) tell(d Destination) {
 }
 
 // fail counts a failed request that began at started. Requests that failed together count as
-// one, and those that were made in spite of the back-off do not prolong it.
-func (b *backoff) fail(server string, started time.Time) {
+// one, and those that were made in spite of the back-off do not prolong it. It gives how many failures there
+// are by now, 0 when this one did not count.
+func (b *backoff) fail(server string, started time.Time) (failures int) {
 	counted := false
 	d := b.failing.change(server, func(d Destination, _ bool) (Destination, bool) {
 		if d.Failures > 0 && started.Before(d.RetryAt) {
@@ -60,9 +61,11 @@ func (b *backoff) fail(server string, started time.Time) {
 		d.RetryAt = d.failed.Add(wait - wait/10 + rand.N(wait/5+1))
 		return d, true
 	})
-	if counted {
-		b.tell(d)
+	if !counted {
+		return 0
 	}
+	b.tell(d)
+	return d.Failures
 }
 
 // pause obeys a peer that asks us to wait; it is no failure.

@@ -8,12 +8,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -157,14 +159,33 @@ func (c *Client) Restore(destinations []Destination) {
 	}
 }
 
-// unnamedPort marks a server name without port in a URL, where the absence of a port would
-// mean 443. Connections are kept per server name and never shared between two names, whatever
-// host they lead to.
-const unnamedPort = ":0"
+// Connections are kept per server name and the route by which it was found, and never shared between two
+// names, whatever host they lead to. A server that moves is reached at its new place by the next request,
+// though the connection to the old one still stands. The mark of the route goes before port 0, which no server
+// name has; its dot and the hexadecimal digits are letters that a URL's host may have.
+const routeMark = ".route-"
 
-func urlHost(server, port string) string {
-	if port == "" {
-		return server + unnamedPort
+func urlHost(server string, route Route) string {
+	host, port, _ := SplitServerName(server)
+	if port != "" {
+		return server // nothing that DNS or .well-known could change
+	}
+	if _, isIP := ipLiteral(host); isIP {
+		return server + ":0"
+	}
+	addresses := slices.Sorted(slices.Values(route.Addresses)) // those of SRV come in any order
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%q %q %q", addresses, route.Host, route.CertName)
+	return fmt.Sprintf("%s%s%x:0", server, routeMark, h.Sum64())
+}
+
+// serverOf undoes urlHost.
+func serverOf(address string) string {
+	server, unnamed := strings.CutSuffix(address, ":0")
+	if unnamed {
+		if i := strings.LastIndex(server, routeMark); i >= 0 {
+			server = server[:i]
+		}
 	}
 	return server
 }
@@ -173,7 +194,7 @@ func urlHost(server, port string) string {
 //
 // spec: s2s#resolving-server-names
 func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	server := strings.TrimSuffix(address, unnamedPort)
+	server := serverOf(address)
 	route, err := c.discovery.Resolve(ctx, server)
 	if err != nil {
 		return nil, err
@@ -220,7 +241,7 @@ type Opts struct {
 	IgnoreBackoff bool          // ask even if the destination failed lately
 	Unsigned      bool          // for the few endpoints that take no authentication
 
-	mustAccept bool // any answer but a success counts as a failure of the destination
+	mustAccept bool // anything but a success whose body is what we asked for is a failure of the destination
 }
 
 const (
@@ -231,6 +252,7 @@ const (
 	stallTimeout     = 60 * time.Second // without a byte of a stream
 	maxErrorBody     = 64 << 10
 	defaultRateLimit = 5 * time.Second // after a 429 that does not say how long
+	leastRateLimit   = time.Second
 )
 
 // Do makes a request and decodes the answer into out, unless that is nil. path is escaped and
@@ -242,20 +264,27 @@ func (c *Client) Do(ctx context.Context, destination, method, path string, body,
 	if o.MaxBytes == 0 {
 		o.MaxBytes = defaultMaxBytes
 	}
+	started := c.now()
 	answer, err := c.Stream(ctx, destination, method, path, body, o)
 	if err != nil {
 		return err
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
+	if err == nil && out != nil {
+		if err = json.Unmarshal(text, out); err != nil {
+			err = fmt.Errorf("decode the answer: %w", err)
+		}
+	}
+	switch {
+	case err == nil && o.mustAccept:
+		c.backoff.succeed(destination)
+	case err != nil && o.mustAccept && ctx.Err() == nil:
+		// A proxy's page with status 200 is no word of the peer's: to go on at once would be to go on for ever.
+		c.failed(destination, started, err)
+	}
 	if err != nil {
 		return unreachable(destination, err)
-	}
-	if out == nil {
-		return nil
-	}
-	if err := json.Unmarshal(text, out); err != nil {
-		return unreachable(destination, fmt.Errorf("decode the answer: %w", err))
 	}
 	return nil
 }
@@ -275,8 +304,7 @@ func (c *Client) Stream(ctx context.Context, destination, method, path string, b
 	if o.MaxBytes == 0 {
 		o.MaxBytes = streamMaxBytes
 	}
-	_, port, ok := SplitServerName(destination)
-	if !ok {
+	if !ValidServerName(destination) {
 		return nil, &Error{Destination: destination, visible: chancery.InvalidParam("%.100q is not a valid server name", destination)}
 	}
 	if destination == c.name {
@@ -287,7 +315,7 @@ func (c *Client) Stream(ctx context.Context, destination, method, path string, b
 	}
 	started := c.now()
 	limited, cancel := context.WithTimeout(ctx, o.Timeout)
-	res, err := c.send(limited, destination, urlHost(destination, port), method, path, body, o)
+	res, err := c.send(limited, destination, method, path, body, o)
 	if err != nil {
 		cancel()
 		if ctx.Err() == nil { // else our caller gave up, not the peer
@@ -296,7 +324,9 @@ func (c *Client) Stream(ctx context.Context, destination, method, path string, b
 		return nil, unreachable(destination, err)
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 {
-		c.backoff.succeed(destination)
+		if !o.mustAccept { // else the body decides
+			c.backoff.succeed(destination)
+		}
 		return &Answer{Header: res.Header, Body: newLimitedBody(res.Body, o.MaxBytes, cancel)}, nil
 	}
 	defer cancel()
@@ -304,7 +334,7 @@ func (c *Client) Stream(ctx context.Context, destination, method, path string, b
 	failure := refusal(destination, res)
 	switch {
 	case res.StatusCode == http.StatusTooManyRequests:
-		c.backoff.pause(destination, retryAfter(res.Header, failure))
+		c.backoff.pause(destination, retryAfter(res.Header, failure, c.now()))
 	case failure.Code == chancery.CodeNotYetUploaded: // 504 is what the spec has for it: the server is well
 		c.backoff.succeed(destination)
 	case o.mustAccept || res.StatusCode >= 502 && res.StatusCode <= 504:
@@ -316,17 +346,34 @@ func (c *Client) Stream(ctx context.Context, destination, method, path string, b
 }
 
 func (c *Client) failed(destination string, started time.Time, err error) {
-	c.backoff.fail(destination, started)
+	failures := c.backoff.fail(destination, started)
 	c.log.Debug("request to a peer failed", zap.String("server", destination), zap.Error(err))
+	var refused *tls.CertificateVerificationError
+	if failures == 1 && errors.As(err, &refused) { // people can mend this one: here or there
+		c.log.Warn("the certificate of a peer is not accepted", zap.String("server", destination),
+			zap.String("why", certificateFault(refused, c.now())))
+	}
+}
+
+// certificateFault says what is wrong with a certificate in words for whoever has to renew it.
+func certificateFault(refused *tls.CertificateVerificationError, now time.Time) string {
+	var invalid x509.CertificateInvalidError
+	if errors.As(refused, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil {
+		if now.Before(invalid.Cert.NotBefore) {
+			return "it is not valid before " + invalid.Cert.NotBefore.UTC().Format(time.RFC3339)
+		}
+		return "it expired at " + invalid.Cert.NotAfter.UTC().Format(time.RFC3339)
+	}
+	return refused.Err.Error()
 }
 
 // send builds the request, signs exactly what goes over the wire, and sends it.
-func (c *Client) send(ctx context.Context, destination, host, method, path string, body any, o Opts) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, destination, method, path string, body any, o Opts) (*http.Response, error) {
 	route, err := c.discovery.Resolve(ctx, destination)
 	if err != nil {
 		return nil, err
 	}
-	target, err := url.Parse("https://" + host + path)
+	target, err := url.Parse("https://" + urlHost(destination, route) + path)
 	if err != nil {
 		return nil, err
 	}
@@ -394,14 +441,24 @@ func refusal(destination string, res *http.Response) *Error {
 	return answered(destination, res.StatusCode, chancery.Code(code), message, members)
 }
 
-func retryAfter(h http.Header, failure *Error) time.Duration {
-	if seconds, err := strconv.ParseUint(h.Get("Retry-After"), 10, 32); err == nil {
-		return time.Duration(seconds) * time.Second
+// retryAfter reads how long a peer wants to be left alone: never less than a moment, or one that always says
+// "now" would be asked as fast as it answers.
+//
+// spec: c2s#rate-limiting
+func retryAfter(h http.Header, failure *Error, now time.Time) time.Duration {
+	wait := defaultRateLimit
+	at, dateErr := http.ParseTime(h.Get("Retry-After"))
+	seconds, err := strconv.ParseUint(h.Get("Retry-After"), 10, 32)
+	ms, ok := failure.visible.Extra["retry_after_ms"].(float64)
+	switch {
+	case err == nil:
+		wait = time.Duration(seconds) * time.Second
+	case dateErr == nil:
+		wait = at.Sub(now)
+	case ok:
+		wait = time.Duration(min(ms, float64(retryMax.Milliseconds()))) * time.Millisecond
 	}
-	if ms, ok := failure.visible.Extra["retry_after_ms"].(float64); ok && ms > 0 {
-		return time.Duration(min(ms, float64(retryMax.Milliseconds()))) * time.Millisecond
-	}
-	return defaultRateLimit
+	return max(wait, leastRateLimit)
 }
 
 // limitedBody ends a stream that is too long or that has stalled.

@@ -179,16 +179,63 @@ func TestDeadDestinationIsLeftAlone(t *testing.T) {
 }
 
 func TestRateLimitOfAPeerIsObeyed(t *testing.T) {
+	// spec: c2s#rate-limiting
 	ca := newAuthority(t)
+	var header, body string
 	port := ca.serve(t, func(w http.ResponseWriter, r *http.Request) {
-		answerJSON(w, 429, `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":20000}`)
+		if header != "" {
+			w.Header().Set("Retry-After", header)
+		}
+		answerJSON(w, 429, body)
 	}, "them.example")
+	now := time.Now().Truncate(time.Second)
+	for _, tc := range []struct {
+		header, body string
+		want         time.Duration
+	}{
+		{"", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":20000}`, 20 * time.Second},
+		{"30", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":20000}`, 30 * time.Second},
+		{now.Add(time.Minute).UTC().Format(http.TimeFormat), `{}`, time.Minute},
+		{"", `{}`, defaultRateLimit},
+		{"soon", `<html>`, defaultRateLimit},
+		{"0", `{}`, leastRateLimit}, // or it would be asked as fast as it answers
+		{"", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":-5}`, leastRateLimit},
+		{"", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":1e300}`, retryMax},
+		{"4294967295", `{}`, retryMax},
+	} {
+		header, body = tc.header, tc.body
+		c, _ := ca.us(t, &names{}, nil)
+		c.now = func() time.Time { return now }
+		_ = c.Do(t.Context(), "them.example:"+port, "GET", "/", nil, nil, Opts{})
+		if d := c.Destination("them.example:" + port); d.Failures != 0 || d.RetryAt.Sub(now) != tc.want {
+			t.Errorf("%q %s: %+v, in %v", tc.header, tc.body, d, d.RetryAt.Sub(now))
+		}
+	}
+}
+
+// A proxy that answers 200 with its own page has not taken a transaction: the back-off grows as for any failure.
+func TestNonsenseIsNoSuccessOfATransaction(t *testing.T) {
+	ca := newAuthority(t)
+	body := ""
+	port := ca.serve(t, func(w http.ResponseWriter, r *http.Request) { answerJSON(w, 200, body) }, "them.example")
+	name := "them.example:" + port
 	c, _ := ca.us(t, &names{}, nil)
 	now := time.Now()
 	c.now = func() time.Time { return now }
-	_ = c.Do(t.Context(), "them.example:"+port, "GET", "/", nil, nil, Opts{})
-	if d := c.Destination("them.example:" + port); d.Failures != 0 || d.RetryAt.Sub(now) != 20*time.Second {
-		t.Errorf("%+v", d)
+	send := func() error {
+		_, err := c.SendTransaction(t.Context(), name, "t", Transaction{}, Opts{})
+		return err
+	}
+	for i, nonsense := range []string{"", "<html>welcome</html>", `{"pdus":`, `[]`, `{"pdus":{"$a":5}}`} {
+		body = nonsense
+		if send() == nil || c.Destination(name).Failures != i+1 {
+			t.Errorf("%q: failures are %d, want %d", nonsense, c.Destination(name).Failures, i+1)
+		}
+		now = c.Destination(name).RetryAt
+	}
+	body = `{}`
+	if err := send(); err != nil || c.Destination(name).Failures != 0 {
+		t.Errorf("an answer that names no event: %v, %+v", err, c.Destination(name))
 	}
 }
 

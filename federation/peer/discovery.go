@@ -50,7 +50,7 @@ func (d *Discovery) Resolve(ctx context.Context, server string) (Route, error) {
 	if !ok {
 		return Route{}, fmt.Errorf("%q is not a valid server name", server)
 	}
-	if n, _ := strconv.Atoi(port); port != "" && n == 0 {
+	if noPort(port) {
 		return Route{}, fmt.Errorf("%q has a port that nobody can listen on", server)
 	}
 	if route, ok := namedRoute(server, host, port); ok { // 1, 2
@@ -72,6 +72,9 @@ func (d *Discovery) Resolve(ctx context.Context, server string) (Route, error) {
 		return Route{}, fmt.Errorf("find %s: %w", server, ctx.Err())
 	}
 }
+
+// noPort says that a port is given and is 0, by whatever number of digits: nobody listens there.
+func noPort(port string) bool { return port != "" && strings.Trim(port, "0") == "" }
 
 // forget makes the next Resolve ask DNS again; .well-known keeps its own time.
 func (d *Discovery) forget(server string) {

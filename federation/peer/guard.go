@@ -135,14 +135,17 @@ func (g *Guard) Control(network, address string, _ syscall.RawConn) error {
 }
 
 // special are the blocks of the IANA special-purpose registries that net/netip has no word
-// for. Those that carry an IPv4 address inside (NAT64, 6to4, Teredo, IPv4-compatible) could
+// for. Those that carry an IPv4 address inside (6to4, Teredo, and NAT64 below) could
 // lead to a private one through a gateway we know nothing of, so they are refused whole.
 var special = prefixes(
 	"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15",
 	"198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
-	"::/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16",
-	"3fff::/20", "5f00::/16", "fec0::/10",
+	"2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
 )
+
+// unicast6 is all that is given out of IPv6 for the public internet. Outside of it lie, among others, NAT64
+// (64:ff9b::/96 and 64:ff9b:1::/48), IPv4-compatible and IPv4-translated addresses.
+var unicast6 = netip.MustParsePrefix("2000::/3")
 
 func prefixes(texts ...string) []netip.Prefix {
 	list := make([]netip.Prefix, len(texts))
@@ -157,6 +160,9 @@ func PublicAddr(addr netip.Addr) bool {
 	addr = addr.Unmap()
 	if !addr.IsValid() || addr.Zone() != "" || !addr.IsGlobalUnicast() || addr.IsPrivate() {
 		return false // IsGlobalUnicast leaves out unspecified, loopback, multicast and link-local
+	}
+	if addr.Is6() && !unicast6.Contains(addr) {
+		return false
 	}
 	for _, block := range special {
 		if block.Contains(addr) {

@@ -49,8 +49,13 @@ func newAuthority(t testing.TB) *authority {
 
 func (a *authority) certificate(t testing.TB, names ...string) tls.Certificate {
 	t.Helper()
+	return a.certificateFor(t, time.Now().Add(time.Hour), names...)
+}
+
+func (a *authority) certificateFor(t testing.TB, until time.Time, names ...string) tls.Certificate {
+	t.Helper()
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: until,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	for _, name := range names {

@@ -129,7 +129,7 @@ func (w *wellKnown) fetch(ctx context.Context, host string) (server string, life
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return "", 0, &noDelegation{err.Error()}
 	}
-	if !ValidServerName(answer.Server) {
+	if _, port, ok := SplitServerName(answer.Server); !ok || noPort(port) {
 		return "", 0, &noDelegation{"m.server is not a valid server name"}
 	}
 	return answer.Server, cacheLifetime(res.Header, w.now()), nil
