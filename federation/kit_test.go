@@ -26,6 +26,7 @@ import (
 	"chancery/federation"
 	"chancery/federation/peer"
 	"chancery/roomserver"
+	"chancery/roomserver/event"
 	"chancery/roomserver/state"
 	"chancery/storage"
 	"chancery/storage/eventlog"
@@ -99,6 +100,7 @@ type node struct {
 	ring   *peer.KeyRing
 	deaf   atomic.Bool                                   // answers nobody, as if it were down
 	before func(http.ResponseWriter, *http.Request) bool // answers in place of the node; set before there is traffic
+	gate   atomic.Pointer[chan struct{}]                 // transactions wait for it
 	taken  atomic.Int64
 	stop   func()
 }
@@ -188,6 +190,9 @@ func (n *node) start(l net.Listener) {
 			return
 		}
 		if strings.HasPrefix(r.URL.Path, "/_matrix/federation/v1/send/") {
+			if gate := n.gate.Load(); gate != nil {
+				<-*gate
+			}
 			n.taken.Add(1)
 		}
 		handler.ServeHTTP(w, r)
@@ -264,8 +269,11 @@ func (n *node) roomOf(version string, creator id.UserID, state map[string]any) i
 	for typ, v := range state {
 		events = append(events, roomserver.NewEvent{Type: typ, StateKey: &empty, Content: content(v)})
 	}
-	room, err := n.rooms.CreateRoom(n.t.Context(), roomserver.Create{Creator: creator, Version: version,
-		Content: content(map[string]any{"room_version": version}), Events: events})
+	create := map[string]any{"room_version": version}
+	if v, _ := event.Lookup(version); !v.CreatorFromSender {
+		create["creator"] = creator
+	}
+	room, err := n.rooms.CreateRoom(n.t.Context(), roomserver.Create{Creator: creator, Version: version, Content: content(create), Events: events})
 	if err != nil {
 		n.t.Fatal(err)
 	}

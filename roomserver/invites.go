@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -203,8 +204,12 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 		return nil, err
 	}
 	if here {
-		// We are in the room: the invite also comes to us in a transaction, by which it is judged.
-		if err := s.receiveOne(ctx, in.Origin, in.Room, signed); err != nil {
+		// We are in the room: the invite comes to us in a transaction too. What it stands on may be on the way,
+		// and nobody can be asked about an event that is not stored anywhere yet: it is judged when it comes.
+		err := s.take(ctx, in.Room, signed, nil)
+		if n := (*needs)(nil); errors.As(err, &n) {
+			return signed.JSON(), nil
+		} else if err != nil {
 			return nil, chancery.Forbidden("the invite is not allowed").Because(err)
 		}
 		if have, err := s.haveEvents(ctx, in.Room, []id.EventID{signed.ID()}); err != nil {

@@ -133,14 +133,23 @@ func (r *room) proto(n NewEvent, root state.Root) (event.Proto, authState, error
 		return event.Proto{}, auths, err
 	}
 	p := event.Proto{RoomID: r.id, Sender: n.Sender, Type: n.Type, StateKey: n.StateKey, Content: n.Content, Redacts: n.Redacts}
+	if r.version.EventFormat == event.FormatReferences {
+		p.ReferenceHashes = map[id.EventID]string{}
+	}
+	name := func(list []id.EventID, ev *Stored) []id.EventID {
+		if p.ReferenceHashes != nil {
+			p.ReferenceHashes[ev.ID()] = ev.ReferenceHash()
+		}
+		return append(list, ev.ID())
+	}
 	for k, ev := range auths.found {
 		if k.Type == "m.room.create" && r.version.CreateNotInAuthEvents {
 			continue
 		}
-		p.AuthEvents = append(p.AuthEvents, ev.ID())
+		p.AuthEvents = name(p.AuthEvents, ev)
 	}
 	for _, e := range latest(r.exts, maxPrev) {
-		p.PrevEvents = append(p.PrevEvents, e.ID())
+		p.PrevEvents = name(p.PrevEvents, e)
 		p.Depth = max(p.Depth, e.Depth())
 	}
 	p.Depth = min(p.Depth+1, maxDepth)

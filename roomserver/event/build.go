@@ -89,6 +89,9 @@ func Build(v *Version, p Proto, server string, keyID string, key ed25519.Private
 	if err != nil {
 		return nil, err
 	}
+	if err := e.limits(true); err != nil { // what we make keeps to the limits as they are written
+		return nil, err
+	}
 	if v.EventIDFormat != IDFromSender {
 		e.id = v.hashID(reference)
 	}

@@ -377,6 +377,30 @@ func TestBadEventsAreRefused(t *testing.T) {
 	wantCode(t, err, chancery.CodeTooLarge)
 }
 
+// What other servers took into rooms of older versions is taken: 255 code points. What we make is not longer
+// than 255 bytes in any version.
+//
+// spec: c2s#size-limits
+func TestOlderRoomsHoldLongerFields(t *testing.T) {
+	for _, v := range Versions() {
+		e := build(t, v, "x", ptr(""), `{}`)
+		for field, value := range map[string]string{"type": strings.Repeat("é", 255), "state_key": strings.Repeat("€", 255),
+			"sender": "@" + strings.Repeat("é", 247) + ":domain"} {
+			ev, err := Parse(v, rehash(t, v, with(t, e, map[string]any{field: value})))
+			if v.ByteLimits {
+				wantCode(t, err, chancery.CodeTooLarge)
+			} else if err != nil || ev.Redacted() {
+				t.Errorf("version %s: %s of 255 code points: %v", v.Name, field, err)
+			}
+			_, err = Parse(v, rehash(t, v, with(t, e, map[string]any{field: strings.Replace(value, "é", "éé", 1) + "€"})))
+			wantCode(t, err, chancery.CodeTooLarge)
+		}
+		if v.ByteLimits != (slices.Index(Versions(), v) >= 10) {
+			t.Errorf("version %s: limits in bytes: %v", v.Name, v.ByteLimits)
+		}
+	}
+}
+
 // spec: c2s#size-limits
 func TestLimitsAreReached(t *testing.T) {
 	for _, v := range Versions() {

@@ -1,6 +1,8 @@
 package event
 
 import (
+	"unicode/utf8"
+
 	"chancery"
 
 	"maunium.net/go/mautrix/id"
@@ -113,16 +115,11 @@ func (e *Event) readContent() {
 // spec: c2s#size-limits, s2s#checks-performed-on-receipt-of-a-pdu 1
 func (e *Event) check(hasRoom bool) error {
 	v := e.version
-	for _, field := range []struct{ name, value string }{
-		{"type", e.typ}, {"state_key", e.stateKey}, {"sender", string(e.sender)},
-		{"room_id", string(e.roomID)}, {"event_id", string(e.id)},
-	} {
-		if len(field.value) > maxID {
-			return chancery.TooLarge("%s of the event is longer than %d bytes", field.name, maxID)
-		}
+	if err := e.limits(v.ByteLimits); err != nil {
+		return err
 	}
 	switch {
-	case !ValidUserID(string(e.sender)):
+	case !validUser(string(e.sender)):
 		return chancery.InvalidParam("sender of the event is no user ID")
 	case v.RoomIDIsCreateHash && e.typ == typeCreate && hasRoom:
 		// spec: rooms/v12#authorisation-rules 1.2
@@ -144,6 +141,21 @@ func (e *Event) check(hasRoom bool) error {
 			if !v.validEventID(string(ref)) {
 				return chancery.InvalidParam("the event names an event with an ID that is none")
 			}
+		}
+	}
+	return nil
+}
+
+// limits refuses fields that are too long, in bytes or in code points.
+//
+// spec: c2s#size-limits
+func (e *Event) limits(inBytes bool) error {
+	for _, field := range []struct{ name, value string }{
+		{"type", e.typ}, {"state_key", e.stateKey}, {"sender", string(e.sender)},
+		{"room_id", string(e.roomID)}, {"event_id", string(e.id)},
+	} {
+		if len(field.value) > maxID && (inBytes || utf8.RuneCountInString(field.value) > maxID) {
+			return chancery.TooLarge("%s of the event is longer than %d bytes", field.name, maxID)
 		}
 	}
 	return nil

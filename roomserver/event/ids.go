@@ -22,7 +22,12 @@ func Domain(s string) string {
 //
 // spec: appendices#user-identifiers, appendices#historical-user-ids
 func ValidUserID(s string) bool {
-	return len(s) <= maxID && strings.HasPrefix(s, "@") && validLocal(s) && ValidServerName(Domain(s))
+	return len(s) <= maxID && validUser(s)
+}
+
+// validUser is ValidUserID but for the length.
+func validUser(s string) bool {
+	return strings.HasPrefix(s, "@") && validLocal(s) && ValidServerName(Domain(s))
 }
 
 func validLocal(s string) bool {

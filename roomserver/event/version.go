@@ -25,6 +25,9 @@ type Version struct {
 	// StrictCanonicalJSON refuses events with floats or integers outside of ±(2^53 - 1).
 	// spec: rooms/v6#canonical-json
 	StrictCanonicalJSON bool
+	// ByteLimits counts the limits of single fields in bytes. Older rooms hold events that other servers took
+	// with 255 code points: without them their history has holes that nothing can fill.
+	ByteLimits bool
 	// EnforceKeyValidity wants a signing key to be valid at the event's origin_server_ts.
 	// spec: rooms/v5#signing-key-validity-period
 	EnforceKeyValidity bool
@@ -136,6 +139,7 @@ var (
 	v11 = v10.with("11", func(v *Version) {
 		v.CreatorFromSender = true
 		v.RedactsInContent = true
+		v.ByteLimits = true
 		v.Redaction = redactV11
 	})
 	v12 = v11.with("12", func(v *Version) {
