@@ -1,7 +1,9 @@
 package endpoint
 
 import (
+	"bufio"
 	"encoding/json"
+	"io"
 	"math"
 	"net/http"
 	"strconv"
@@ -61,8 +63,43 @@ func writeJSON(w http.ResponseWriter, status int, text []byte) error {
 	return err
 }
 
+// streamer is an answer in JSON that is too large to be held: it writes itself, piece by piece. What fails on the way
+// ends the answer in the middle, which no reader takes for JSON.
+type streamer interface {
+	WriteJSON(w io.Writer) error
+}
+
+// stallTime is how long a receiver may take over one piece of a stream.
+const stallTime = time.Minute
+
+// stream sends pieces on as they are written; a receiver that takes nothing is given up.
+type stream struct {
+	w       *bufio.Writer
+	control *http.ResponseController
+}
+
+func (s stream) Write(p []byte) (int, error) {
+	_ = s.control.SetWriteDeadline(time.Now().Add(stallTime)) // not every connection has deadlines
+	return s.w.Write(p)
+}
+
+func writeStream(w http.ResponseWriter, out streamer) error {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	s := stream{bufio.NewWriterSize(w, 64<<10), http.NewResponseController(w)}
+	defer func() { _ = s.control.SetWriteDeadline(time.Time{}) }()
+	if err := out.WriteJSON(s); err != nil {
+		return err
+	}
+	return s.w.Flush()
+}
+
 // render writes what a handler answered.
 func render(w http.ResponseWriter, out any) error {
+	if s, ok := out.(streamer); ok {
+		return writeStream(w, s)
+	}
 	text, err := encode(out)
 	if err != nil {
 		return err

@@ -106,7 +106,7 @@ type Handler struct {
 //
 // Out is encoded by its json tags (omitempty as in encoding/json; nil slices are [], nil maps {}).
 // A nil Out is {}. Out may be a json.RawMessage, and may have a method Status() int, and
-// Header(http.Header) to set headers.
+// Header(http.Header) to set headers. One with a method WriteJSON(io.Writer) error writes itself, piece by piece.
 func Handle[In, Out any](f func(ctx context.Context, in *In) (*Out, error)) Handler {
 	return Handler{
 		input: planFor[In](),

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"io"
 	"slices"
 	"time"
 
@@ -25,54 +26,49 @@ func (s *Server) pdus(events []json.RawMessage) *pdusOut {
 	return &pdusOut{s.Config.ServerName, time.Now().UnixMilli(), events}
 }
 
-func texts(events []*roomserver.Stored) []json.RawMessage {
-	out := make([]json.RawMessage, len(events))
-	for i, e := range events {
-		out[i] = e.JSON()
-	}
-	return out
-}
-
-func ids(events []*roomserver.Stored) []id.EventID {
-	out := make([]id.EventID, len(events))
-	for i, e := range events {
-		out[i] = e.ID()
-	}
-	return out
-}
-
 type stateIn struct {
 	Origin  string     `origin:""`
 	Room    id.RoomID  `path:"roomId"`
 	EventID id.EventID `query:"event_id" required:"true"`
 }
 
+// stateOut is a state with its auth chain. The chain comes first: who reads the answer as it arrives can judge each
+// event of the state at once.
 type stateOut struct {
-	PDUs      []json.RawMessage `json:"pdus"`
-	AuthChain []json.RawMessage `json:"auth_chain"`
+	ctx  context.Context // of the request, while the answer is written
+	what *roomserver.Snapshot
+	ids  bool
+}
+
+func (o *stateOut) WriteJSON(w io.Writer) error {
+	defer o.what.Close()
+	out := &jsonOut{w: w}
+	chain, state := "auth_chain", "pdus"
+	if o.ids {
+		chain, state = "auth_chain_ids", "pdu_ids"
+	}
+	out.list(chain, func() error { return o.each(out, o.what.Chain) })
+	out.list(state, func() error { return o.each(out, o.what.State) })
+	return out.close()
+}
+
+func (o *stateOut) each(out *jsonOut, nids []int64) error {
+	if o.ids {
+		return o.what.EachID(o.ctx, nids, func(v id.EventID) error { return out.value(v) })
+	}
+	return o.what.Each(o.ctx, nids, out.element)
 }
 
 // spec: s2s/getRoomState
 func (s *Server) state(ctx context.Context, in *stateIn) (*stateOut, error) {
-	state, chain, err := s.Rooms.StateBefore(ctx, in.Origin, in.Room, in.EventID)
-	if err != nil {
-		return nil, err
-	}
-	return &stateOut{texts(state), texts(chain)}, nil
-}
-
-type stateIDsOut struct {
-	PDUs      []id.EventID `json:"pdu_ids"`
-	AuthChain []id.EventID `json:"auth_chain_ids"`
+	what, err := s.Rooms.StateBefore(ctx, in.Origin, in.Room, in.EventID)
+	return &stateOut{ctx: ctx, what: what}, err
 }
 
 // spec: s2s/getRoomStateIds
-func (s *Server) stateIDs(ctx context.Context, in *stateIn) (*stateIDsOut, error) {
-	state, chain, err := s.Rooms.StateBefore(ctx, in.Origin, in.Room, in.EventID)
-	if err != nil {
-		return nil, err
-	}
-	return &stateIDsOut{ids(state), ids(chain)}, nil
+func (s *Server) stateIDs(ctx context.Context, in *stateIn) (*stateOut, error) {
+	what, err := s.Rooms.StateBefore(ctx, in.Origin, in.Room, in.EventID)
+	return &stateOut{ctx: ctx, what: what, ids: true}, err
 }
 
 type eventIn struct {
@@ -82,13 +78,21 @@ type eventIn struct {
 }
 
 type eventAuthOut struct {
-	AuthChain []json.RawMessage `json:"auth_chain"`
+	ctx  context.Context // of the request, while the answer is written
+	what *roomserver.Snapshot
+}
+
+func (o *eventAuthOut) WriteJSON(w io.Writer) error {
+	defer o.what.Close()
+	out := &jsonOut{w: w}
+	out.list("auth_chain", func() error { return o.what.Each(o.ctx, o.what.Chain, out.element) })
+	return out.close()
 }
 
 // spec: s2s/getEventAuth
 func (s *Server) eventAuth(ctx context.Context, in *eventIn) (*eventAuthOut, error) {
-	chain, err := s.Rooms.AuthChain(ctx, in.Origin, in.Room, in.EventID)
-	return &eventAuthOut{texts(chain)}, err
+	what, err := s.Rooms.AuthChain(ctx, in.Origin, in.Room, in.EventID)
+	return &eventAuthOut{ctx, what}, err
 }
 
 type oneEventIn struct {

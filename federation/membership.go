@@ -3,6 +3,7 @@ package federation
 import (
 	"context"
 	"encoding/json"
+	"io"
 
 	"chancery/roomserver"
 
@@ -61,24 +62,45 @@ func (s *Server) take(ctx context.Context, in *memberIn, membership string) (*ro
 	return s.Rooms.TakeMembership(ctx, in.Origin, in.Room, in.EventID, in.Event, membership)
 }
 
-type sendJoinOut struct {
-	Origin         string            `json:"origin"`
-	Event          json.RawMessage   `json:"event"`
-	State          []json.RawMessage `json:"state"`
-	AuthChain      []json.RawMessage `json:"auth_chain"`
-	MembersOmitted bool              `json:"members_omitted"`
-	Servers        []string          `json:"servers_in_room,omitempty"`
+type sendJoinIn struct {
+	Origin  string          `origin:""`
+	Room    id.RoomID       `path:"roomId"`
+	EventID id.EventID      `path:"eventId"`
+	Omit    bool            `query:"omit_members"`
+	Event   json.RawMessage `body:"json"`
 }
 
-// sendJoin takes the join and gives the room as it was before it.
+// sendJoinOut is the room as it was before a join. Its auth chain comes first, as in stateOut.
+type sendJoinOut struct {
+	ctx    context.Context // of the request, while the answer is written
+	origin string
+	taken  *roomserver.Taken
+	what   *roomserver.Snapshot
+	omit   bool
+}
+
+func (o *sendJoinOut) WriteJSON(w io.Writer) error {
+	defer o.what.Close()
+	out := &jsonOut{w: w}
+	out.member("origin", o.origin)
+	out.member("event", o.taken.Event)
+	out.member("members_omitted", o.omit)
+	out.member("servers_in_room", o.taken.Servers)
+	out.list("auth_chain", func() error { return o.what.Each(o.ctx, o.what.Chain, out.element) })
+	out.list("state", func() error { return o.what.Each(o.ctx, o.what.State, out.element) })
+	return out.close()
+}
+
+// sendJoin takes the join and gives the room as it was before it, without its members to who can wait for them.
 //
 // spec: s2s/sendJoinV2
-func (s *Server) sendJoin(ctx context.Context, in *memberIn) (*sendJoinOut, error) {
-	t, err := s.take(ctx, in, "join")
+func (s *Server) sendJoin(ctx context.Context, in *sendJoinIn) (*sendJoinOut, error) {
+	taken, err := s.Rooms.TakeMembership(ctx, in.Origin, in.Room, in.EventID, in.Event, "join")
 	if err != nil {
 		return nil, err
 	}
-	return &sendJoinOut{Origin: s.Config.ServerName, Event: t.Event, State: t.State, AuthChain: t.AuthChain, Servers: t.Servers}, nil
+	what, err := s.Rooms.StateFor(ctx, in.Origin, taken, in.Omit)
+	return &sendJoinOut{ctx, s.Config.ServerName, taken, what, in.Omit}, err
 }
 
 type nothingOut struct{}

@@ -37,7 +37,7 @@ func (s *Server) Routes() []endpoint.Route {
 
 		// joining, leaving, knocking, inviting
 		s2s("makeJoin", "GET", "/_matrix/federation/v1/make_join/{roomId}/{userId}", signed, limitServer, endpoint.Handle(s.makeJoin)),
-		s2s("sendJoinV2", "PUT", "/_matrix/federation/v2/send_join/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.sendJoin)),
+		s2s("sendJoinV2", "PUT", "/_matrix/federation/v2/send_join/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.sendJoin), endpoint.LongPoll()),
 		s2s("makeLeave", "GET", "/_matrix/federation/v1/make_leave/{roomId}/{userId}", signed, limitServer, endpoint.Handle(s.makeLeave)),
 		s2s("sendLeaveV2", "PUT", "/_matrix/federation/v2/send_leave/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.sendLeave)),
 		s2s("makeKnock", "GET", "/_matrix/federation/v1/make_knock/{roomId}/{userId}", signed, limitServer, endpoint.Handle(s.makeKnock)),
@@ -48,11 +48,11 @@ func (s *Server) Routes() []endpoint.Route {
 		s2s("onBindThirdPartyIdentifier", "PUT", "/_matrix/federation/v1/3pid/onbind", none, limitServer, planned),
 
 		// events and state
-		s2s("getRoomState", "GET", "/_matrix/federation/v1/state/{roomId}", signed, limitServer, endpoint.Handle(s.state)),
-		s2s("getRoomStateIds", "GET", "/_matrix/federation/v1/state_ids/{roomId}", signed, limitServer, endpoint.Handle(s.stateIDs)),
+		s2s("getRoomState", "GET", "/_matrix/federation/v1/state/{roomId}", signed, limitServer, endpoint.Handle(s.state), endpoint.LongPoll()),
+		s2s("getRoomStateIds", "GET", "/_matrix/federation/v1/state_ids/{roomId}", signed, limitServer, endpoint.Handle(s.stateIDs), endpoint.LongPoll()),
 		s2s("getEvent", "GET", "/_matrix/federation/v1/event/{eventId}", signed, limitServer, endpoint.Handle(s.event)),
 		s2s("getEventByTimestamp", "GET", "/_matrix/federation/v1/timestamp_to_event/{roomId}", signed, limitServer, endpoint.Handle(s.eventByTimestamp)),
-		s2s("getEventAuth", "GET", "/_matrix/federation/v1/event_auth/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.eventAuth)),
+		s2s("getEventAuth", "GET", "/_matrix/federation/v1/event_auth/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.eventAuth), endpoint.LongPoll()),
 		s2s("backfillRoom", "GET", "/_matrix/federation/v1/backfill/{roomId}", signed, limitServer, endpoint.Handle(s.backfill)),
 		s2s("getMissingPreviousEvents", "POST", "/_matrix/federation/v1/get_missing_events/{roomId}", signed, limitServer, endpoint.Handle(s.missingEvents)),
 		s2s("getSpaceHierarchy", "GET", "/_matrix/federation/v1/hierarchy/{roomId}", signed, limitServer, planned),

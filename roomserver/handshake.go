@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 
@@ -114,10 +115,25 @@ func (r *room) membershipFor(user id.UserID, membership string) (json.RawMessage
 
 // Taken is the answer to a join that we took.
 type Taken struct {
-	Event     json.RawMessage // with our signature too, when we let the user in
-	State     []json.RawMessage
-	AuthChain []json.RawMessage
-	Servers   []string
+	Event   json.RawMessage // with our signature too, when we let the user in
+	Servers []string        // in the room before the join
+	event   *event.Event
+	room    storage.Room
+	before  state.Root
+}
+
+// StateFor gives the state before a join that we took, with the auth chains of it and of the join, to the server
+// that joins. It is read outside of the room's turn: what was before an event never changes. The caller closes it.
+//
+// spec: s2s/sendJoinV2, msc3706
+func (s *Server) StateFor(ctx context.Context, origin string, t *Taken, omitMembers bool) (*Snapshot, error) {
+	return s.large(ctx, origin, func(leave func()) (*Snapshot, error) {
+		auths, err := s.numbersOf(ctx, t.room, t.event.AuthEvents())
+		if err != nil {
+			return nil, err
+		}
+		return s.snapshot(ctx, t.room, t.before, omitMembers, auths, leave)
+	})
 }
 
 // TakeMembership takes a membership event that another server made of our proposal and sends it on.
@@ -149,7 +165,7 @@ func (s *Server) TakeMembership(ctx context.Context, origin string, roomID id.Ro
 	if errs := s.verify(ctx, []*event.Event{ev}); errs[0] != nil {
 		return nil, chancery.Forbidden("the event's signature does not hold").Because(errs[0])
 	}
-	taken := &Taken{Event: ev.JSON()}
+	taken := &Taken{Event: ev.JSON(), event: ev}
 	err = s.inAs(ctx, theirs, roomID, func(r *room) error {
 		if r.servers[s.ServerName] == 0 {
 			return chancery.NotFound("we are not in this room")
@@ -157,18 +173,10 @@ func (s *Server) TakeMembership(ctx context.Context, origin string, roomID id.Ro
 		if err := r.checkACL(origin); err != nil {
 			return err
 		}
-		before, err := r.takeProposed(ev)
-		if err != nil {
-			return err
-		}
-		for server := range r.servers {
-			taken.Servers = append(taken.Servers, server)
-		}
-		slices.Sort(taken.Servers)
-		if membership != "join" {
-			return nil
-		}
-		return r.stateFor(ev, before, taken)
+		taken.Servers = slices.Sorted(maps.Keys(r.servers))
+		taken.before, err = r.takeProposed(ev)
+		taken.room = r.row
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -244,75 +252,4 @@ func (r *room) seen(ev *event.Event) (*Stored, error) {
 		return nil, chancery.Forbidden("the event was rejected")
 	}
 	return was, nil
-}
-
-// stateFor gives the state before the join and the auth chains of all of it.
-func (r *room) stateFor(ev *event.Event, before state.Root, t *Taken) error {
-	entries, err := r.array.All(before)
-	if err != nil {
-		return err
-	}
-	nids := make([]int64, len(entries))
-	for i, e := range entries {
-		nids[i] = e.NID
-	}
-	found, err := r.events(nids)
-	if err != nil {
-		return err
-	}
-	inState := make(map[int64]bool, len(nids))
-	for _, n := range nids {
-		if e := found[n]; e != nil {
-			t.State = append(t.State, e.JSON())
-			inState[n] = true
-		}
-	}
-	joinAuth, err := r.eventsByID(ev.AuthEvents())
-	if err != nil {
-		return err
-	}
-	from := slices.Clone(nids)
-	for _, a := range joinAuth {
-		from = append(from, a.NID)
-	}
-	chain, err := r.authChain(from)
-	if err != nil {
-		return err
-	}
-	for _, e := range chain {
-		t.AuthChain = append(t.AuthChain, e.JSON())
-	}
-	return nil
-}
-
-// authChain walks the auth events of events, level by level, the events themselves left out unless they
-// are in another's chain.
-func (r *room) authChain(from []int64) (map[int64]*Stored, error) {
-	out := map[int64]*Stored{}
-	walk := from
-	for len(walk) > 0 {
-		known, err := r.knownEvents(walk)
-		if err != nil {
-			return nil, err
-		}
-		var next []int64
-		seen := map[int64]bool{}
-		for _, k := range known {
-			for _, a := range k.Auth {
-				if out[a] == nil && !seen[a] {
-					seen[a] = true
-					next = append(next, a)
-				}
-			}
-		}
-		found, err := r.events(next)
-		if err != nil {
-			return nil, err
-		}
-		for n, e := range found {
-			out[n] = e
-		}
-		walk = next
-	}
-	return out, nil
 }

@@ -5,6 +5,8 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -102,10 +104,89 @@ func (o other) join(t *testing.T, s *roomserver.Server, room id.RoomID) *event.E
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(taken.State) < 4 || len(taken.AuthChain) == 0 {
-		t.Fatalf("the join was answered with %d state events and %d auth events", len(taken.State), len(taken.AuthChain))
+	whole, chain := told(t, s, o.name, taken, false)
+	if len(whole) < 4 || len(chain) == 0 {
+		t.Fatalf("the join was answered with %d state events and %d auth events", len(whole), len(chain))
 	}
 	return ev
+}
+
+// told is what a join is answered with.
+func told(t *testing.T, s *roomserver.Server, origin string, taken *roomserver.Taken, omitMembers bool) (state, chain []json.RawMessage) {
+	t.Helper()
+	what, err := s.StateFor(t.Context(), origin, taken, omitMembers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer what.Close()
+	for nids, into := range map[*[]int64]*[]json.RawMessage{&what.State: &state, &what.Chain: &chain} {
+		err := what.Each(t.Context(), *nids, func(text json.RawMessage) error {
+			*into = append(*into, text)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return state, chain
+}
+
+func TestJoinIsAnsweredWithoutMembersToWhoCanWait(t *testing.T) {
+	// spec: s2s/sendJoinV2, msc3706
+	s, b := beside(t, sqltest.SQLite(t))
+	room := newRoom(t, s, "11")
+	b.join(t, s, room)
+	const dave = id.UserID("@dave:b.example")
+	made, err := s.MakeMembership(t.Context(), b.name, room, dave, "join", []string{"11"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	join := b.sign(t, made.Version, made.Event, nil)
+	taken, err := s.TakeMembership(t.Context(), b.name, room, join.ID(), join.JSON(), "join")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, _ := event.Lookup("11")
+	ids := func(texts []json.RawMessage) map[id.EventID]*event.Event {
+		out := map[id.EventID]*event.Event{}
+		for _, text := range texts {
+			ev, err := event.Parse(v, text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out[ev.ID()] = ev
+		}
+		return out
+	}
+	whole, _ := told(t, s, b.name, taken, false)
+	state, chain := told(t, s, b.name, taken, true)
+	stateEvents, chainEvents := ids(state), ids(chain)
+	members := 0
+	for v, ev := range ids(whole) {
+		if ev.Type() == "m.room.member" {
+			members++
+		} else if stateEvents[v] == nil {
+			t.Errorf("the state lacks the %s", ev.Type())
+		}
+	}
+	if len(whole) != len(state)+members || members < 2 {
+		t.Errorf("%d of %d state events were told, %d are members", len(state), len(whole), members)
+	}
+	for v, ev := range stateEvents {
+		if ev.Type() == "m.room.member" {
+			t.Errorf("a member was told: %s", ev.JSON())
+		}
+		if chainEvents[v] != nil {
+			t.Errorf("%s stands in state and auth chain", ev.Type())
+		}
+	}
+	for _, ev := range append(slices.Collect(maps.Values(stateEvents)), append(slices.Collect(maps.Values(chainEvents)), join)...) {
+		for _, a := range ev.AuthEvents() {
+			if stateEvents[a] == nil && chainEvents[a] == nil {
+				t.Errorf("%s cites an event that was not told", ev.Type())
+			}
+		}
+	}
 }
 
 func (o other) message(t *testing.T, version string, room id.RoomID, after, auth []id.EventID, body string) *event.Event {

@@ -1,9 +1,7 @@
 package roomserver
 
 import (
-	"cmp"
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -51,89 +49,79 @@ func (a Asked) Event(eventID id.EventID) (*Stored, error) {
 }
 
 // StateBefore gives the state before an event and the auth chain of that state, to a server that asks. Both can
-// be large, so the room goes on meanwhile: only where to look is found in its turn.
+// be large, so the room goes on meanwhile: only where to look is found in its turn. The caller closes it.
 //
 // spec: s2s/getRoomState
-func (s *Server) StateBefore(ctx context.Context, origin string, roomID id.RoomID, eventID id.EventID) (events, chain []*Stored, err error) {
-	leave, err := s.answering.enter(ctx, origin)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer leave()
-	var row storage.Room
-	var ev *Stored
-	err = s.For(ctx, origin, roomID, func(a Asked) (err error) {
-		if ev, err = a.Event(eventID); err == nil {
-			row, err = a.committed(ev)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	err = s.DB.Read(ctx, func(tx storage.Tx) error {
-		if events, err = s.Reader.State(tx, row, ev.Before); err != nil {
+func (s *Server) StateBefore(ctx context.Context, origin string, roomID id.RoomID, eventID id.EventID) (*Snapshot, error) {
+	return s.large(ctx, origin, func(leave func()) (*Snapshot, error) {
+		var row storage.Room
+		var ev *Stored
+		err := s.For(ctx, origin, roomID, func(a Asked) (err error) {
+			if ev, err = a.Event(eventID); err == nil {
+				row, err = a.committed(ev)
+			}
 			return err
+		})
+		if err != nil {
+			return nil, err
 		}
-		nids := make([]int64, len(events))
-		for i, e := range events {
-			nids[i] = e.NID
-		}
-		chain, err = s.Reader.authChain(tx, row, nids)
-		return err
+		return s.snapshot(ctx, row, ev.Before, false, nil, leave)
 	})
-	return events, chain, err
 }
 
-// AuthChain gives the auth chain of an event, to a server that asks.
+// AuthChain gives the auth chain of an event, to a server that asks. The caller closes it.
 //
 // spec: s2s/getEventAuth
-func (s *Server) AuthChain(ctx context.Context, origin string, roomID id.RoomID, eventID id.EventID) (chain []*Stored, err error) {
+func (s *Server) AuthChain(ctx context.Context, origin string, roomID id.RoomID, eventID id.EventID) (*Snapshot, error) {
+	return s.large(ctx, origin, func(leave func()) (*Snapshot, error) {
+		var row storage.Room
+		var ev *Stored
+		err := s.For(ctx, origin, roomID, func(a Asked) error {
+			found, err := a.r.eventsByID([]id.EventID{eventID})
+			if err != nil {
+				return err
+			}
+			if ev = found[eventID]; ev == nil {
+				return chancery.NotFound("we have no such event")
+			}
+			row, err = a.committed(ev)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		auths, err := s.numbersOf(ctx, row, ev.AuthEvents())
+		if err != nil {
+			return nil, err
+		}
+		return s.snapshot(ctx, row, 0, false, auths, leave)
+	})
+}
+
+// numbersOf gives the numbers of those events of a room that are here.
+func (s *Server) numbersOf(ctx context.Context, room storage.Room, ids []id.EventID) (nids []int64, err error) {
+	err = s.DB.Read(ctx, func(tx storage.Tx) error {
+		found, err := s.Reader.ByID(tx, room, ids)
+		for _, e := range found {
+			nids = append(nids, e.NID)
+		}
+		return err
+	})
+	return nids, err
+}
+
+// large answers a large question of another server, few at a time for each. Its place is free when the snapshot is
+// closed, or when there is none.
+func (s *Server) large(ctx context.Context, origin string, answer func(leave func()) (*Snapshot, error)) (*Snapshot, error) {
 	leave, err := s.answering.enter(ctx, origin)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
-	var row storage.Room
-	var ev *Stored
-	err = s.For(ctx, origin, roomID, func(a Asked) error {
-		found, err := a.r.eventsByID([]id.EventID{eventID})
-		if err != nil {
-			return err
-		}
-		if ev = found[eventID]; ev == nil {
-			return chancery.NotFound("we have no such event")
-		}
-		row, err = a.committed(ev)
-		return err
-	})
-	if err != nil {
-		return nil, err
+	v, err := answer(leave)
+	if v == nil {
+		leave()
 	}
-	err = s.DB.Read(ctx, func(tx storage.Tx) error {
-		auths, err := s.Reader.ByID(tx, row, ev.AuthEvents())
-		if err != nil {
-			return err
-		}
-		nids := make([]int64, 0, len(auths))
-		for _, e := range auths {
-			nids = append(nids, e.NID)
-		}
-		if chain, err = s.Reader.authChain(tx, row, nids); err != nil {
-			return err
-		}
-		in := map[int64]bool{}
-		for _, e := range chain {
-			in[e.NID] = true
-		}
-		for _, e := range auths {
-			if !in[e.NID] {
-				chain = append(chain, e)
-			}
-		}
-		return nil
-	})
-	return chain, err
+	return v, err
 }
 
 // committed gives the room's row for reading what an event stands on; of one that is on its way to storage
@@ -149,37 +137,6 @@ func (a Asked) committed(ev *Stored) (storage.Room, error) {
 		}
 	}
 	return a.r.row, nil
-}
-
-// authChain walks the auth events of events, level by level, the events themselves left out unless they are in
-// another's chain. The lowest depth comes first.
-func (rd *Reader) authChain(tx storage.Tx, room storage.Room, from []int64) ([]*Stored, error) {
-	in := map[int64]bool{}
-	var chain []*Stored
-	for walk := from; len(walk) > 0; {
-		edges, err := tx.AuthEdges(walk)
-		if err != nil {
-			return nil, err
-		}
-		walk = nil
-		for _, e := range edges {
-			if !in[e.Auth] {
-				in[e.Auth] = true
-				walk = append(walk, e.Auth)
-			}
-		}
-		found, err := rd.ByNumber(tx, room, walk)
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range walk {
-			if e := found[n]; e != nil {
-				chain = append(chain, e)
-			}
-		}
-	}
-	slices.SortFunc(chain, func(x, y *Stored) int { return cmp.Compare(x.Depth(), y.Depth()) })
-	return chain, nil
 }
 
 // answering bounds the large questions that are being answered to each server: the others wait.

@@ -1,6 +1,10 @@
 package storage
 
-import "chancery/storage/sql"
+import (
+	"encoding/json"
+
+	"chancery/storage/sql"
+)
 
 // EventStatus says what became of an event.
 type EventStatus int16
@@ -119,6 +123,19 @@ func (tx Tx) EventsByID(ids []string) ([]Event, error) {
 // Events finds events by number, in no order.
 func (tx Tx) Events(nids []int64) ([]Event, error) {
 	return tx.selectEvents(`WHERE e.nid = ANY($1)`, nids)
+}
+
+// EventTexts reads the JSON of events, in no order.
+func (tx Tx) EventTexts(nids []int64) ([]json.RawMessage, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (text json.RawMessage, err error) {
+		err = r.Scan(&text)
+		return text, err
+	}, `SELECT json FROM event_json WHERE nid = ANY($1)`, nids)
+}
+
+// EventIDs reads the IDs of events, in no order.
+func (tx Tx) EventIDs(nids []int64) ([]string, error) {
+	return sql.Collect(tx.Tx, scanUser, `SELECT event_id FROM events WHERE nid = ANY($1)`, nids)
 }
 
 // EventsBelow lists accepted events with ord < below (and > above), highest first.
