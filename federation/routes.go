@@ -55,7 +55,7 @@ func (s *Server) Routes() []endpoint.Route {
 		s2s("getEventAuth", "GET", "/_matrix/federation/v1/event_auth/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.eventAuth), endpoint.LongPoll()),
 		s2s("backfillRoom", "GET", "/_matrix/federation/v1/backfill/{roomId}", signed, limitServer, endpoint.Handle(s.backfill)),
 		s2s("getMissingPreviousEvents", "POST", "/_matrix/federation/v1/get_missing_events/{roomId}", signed, limitServer, endpoint.Handle(s.missingEvents)),
-		s2s("getSpaceHierarchy", "GET", "/_matrix/federation/v1/hierarchy/{roomId}", signed, limitServer, planned),
+		s2s("getSpaceHierarchy", "GET", "/_matrix/federation/v1/hierarchy/{roomId}", signed, limitServer, endpoint.Handle(s.hierarchy)),
 		s2s("getPublicRooms", "GET", "/_matrix/federation/v1/publicRooms", signed, limitServer, endpoint.Handle(s.publicRooms)),
 		s2s("queryPublicRooms", "POST", "/_matrix/federation/v1/publicRooms", signed, limitServer, endpoint.Handle(s.queryPublicRooms)),
 

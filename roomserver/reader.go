@@ -30,13 +30,15 @@ type Reader struct {
 	nodes  *state.Cache
 
 	summaries summaries
+	previews  *recent[int64, previewAt]
 }
 
 // NewReader makes a reader whose caches hold about the given bytes.
 func NewReader(cacheBytes int) *Reader {
 	return &Reader{
-		events: newRecent[int64, *Stored](cacheBytes * 3 / 4),
-		nodes:  state.NewCache(cacheBytes / 4),
+		events:   newRecent[int64, *Stored](cacheBytes * 5 / 8),
+		nodes:    state.NewCache(cacheBytes / 4),
+		previews: newRecent[int64, previewAt](cacheBytes / 8),
 	}
 }
 

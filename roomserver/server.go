@@ -49,6 +49,7 @@ type Server struct {
 	gaps      *gaps
 	answering *answering
 	metrics   *metrics
+	farSpaces *recent[string, *farSpace]
 	shards    ownership
 	inbound   chan struct{} // held by the work of other servers, in whatever room
 	rules     atomic.Int64  // counts changes of push rules
@@ -59,6 +60,7 @@ func New(o Options) *Server {
 	s := &Server{Options: o, rooms: map[id.RoomID]*room{}}
 	s.fills, s.gaps, s.answering = newFills(), newGaps(), newAnswering()
 	s.metrics = newMetrics(o.Metrics)
+	s.farSpaces = newRecent[string, *farSpace](farSpaceBytes)
 	s.inbound = make(chan struct{}, 4*runtime.GOMAXPROCS(0)) // some of them wait for SQL
 	return s
 }

@@ -257,6 +257,18 @@ func (tx Tx) RoomsOf(user string, memberships []string) ([]Member, error) {
 		`SELECT `+memberColumns+` FROM members WHERE user_id = $1 AND membership = ANY($2)`, sql.Text(user), memberships)
 }
 
+// MembershipsIn lists what a user is in some rooms.
+func (tx Tx) MembershipsIn(user string, rooms []int64) ([]Member, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (Member, error) { return scanMember(r) },
+		`SELECT `+memberColumns+` FROM members WHERE user_id = $1 AND room = ANY($2)`, sql.Text(user), rooms)
+}
+
+// RoomsWith lists those of some rooms in which a server has a member with one of the memberships.
+func (tx Tx) RoomsWith(server string, rooms []int64, memberships []string) ([]int64, error) {
+	return sql.Collect(tx.Tx, scanInt, `SELECT r.nid FROM rooms r WHERE r.nid = ANY($1) AND EXISTS (SELECT 1 FROM members m
+		WHERE m.room = r.nid AND m.membership = ANY($2) AND m.server = $3)`, rooms, memberships, server)
+}
+
 // MemberCount is how many members of a server a room has.
 type MemberCount struct {
 	Server string

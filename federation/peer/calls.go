@@ -194,10 +194,9 @@ type Hierarchy struct {
 // Hierarchy asks for a space and the rooms in it.
 //
 // spec: s2s/getSpaceHierarchy
-func (c *Client) Hierarchy(ctx context.Context, destination string, room id.RoomID, suggestedOnly bool) (*Hierarchy, error) {
-	query := url.Values{"suggested_only": {strconv.FormatBool(suggestedOnly)}}
+func (c *Client) Hierarchy(ctx context.Context, destination string, room id.RoomID, o Opts) (*Hierarchy, error) {
 	out := &Hierarchy{}
-	return out, c.Do(ctx, destination, "GET", withQuery(at(v1, "hierarchy", string(room)), query), nil, out, Opts{})
+	return out, c.Do(ctx, destination, "GET", at(v1, "hierarchy", string(room)), nil, out, o)
 }
 
 // OpenIDUserinfo asks whose OpenID token this is.

@@ -278,7 +278,7 @@ func TestCallsOfRooms(t *testing.T) {
 		"POST /_matrix/federation/v1/user/keys/claim":                                 `{"one_time_keys":{"@u:a":{"D":{"signed_curve25519:A":{}}}}}`,
 		"GET /_matrix/federation/v1/user/devices/@u:a":                                `{"user_id":"@u:a","stream_id":5,"devices":[{"device_id":"D","keys":{}}]}`,
 		"POST /_matrix/federation/v1/publicRooms":                                     `{"chunk":[{"room_id":"!r:a"}],"next_batch":"n"}`,
-		"GET /_matrix/federation/v1/hierarchy/%21r:a?suggested_only=true":             `{"room":{},"children":[{}],"inaccessible_children":["!x:a"]}`,
+		"GET /_matrix/federation/v1/hierarchy/%21r:a":                                 `{"room":{},"children":[{}],"inaccessible_children":["!x:a"]}`,
 		"GET /_matrix/federation/v1/openid/userinfo?access_token=t":                   `{"sub":"@u:a"}`,
 		"GET /_matrix/federation/v1/version":                                          `{"server":{"name":"S","version":"1"}}`,
 		"PUT /_matrix/federation/v1/send/t1":                                          `{"pdus":{"$1":{},"$2":{"error":"no"}}}`,
@@ -348,7 +348,7 @@ func TestCallsOfRooms(t *testing.T) {
 	check("devices", []any{devices.StreamID, devices.Devices[0].ID}, err, "[5 D]")
 	public, err := c.PublicRooms(ctx, a, PublicRoomsQuery{Filter: json.RawMessage(`{}`)})
 	check("publicRooms", []any{len(public.Chunk), public.NextBatch}, err, "[1 n]")
-	space, err := c.Hierarchy(ctx, a, room, true)
+	space, err := c.Hierarchy(ctx, a, room, Opts{})
 	check("hierarchy", space.Inaccessible, err, "[!x:a]")
 	user, err := c.OpenIDUserinfo(ctx, a, "t")
 	check("openid", user, err, "@u:a")

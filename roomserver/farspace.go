@@ -1,0 +1,184 @@
+package roomserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+	"unicode/utf8"
+
+	"chancery/federation/peer"
+	"chancery/storage"
+
+	"github.com/tidwall/gjson"
+	"go.uber.org/zap"
+	"maunium.net/go/mautrix/id"
+)
+
+// farSpace is what another server says of a room, and of the rooms that it names as its children.
+type farSpace struct {
+	room     *SpaceRoom
+	children map[id.RoomID]*SpaceRoom // without their own children
+	shut     map[id.RoomID]bool       // our server may not see them
+	until    time.Time
+}
+
+// What servers say of rooms is remembered this long; that one had nothing to say, not so long.
+//
+// spec: s2s/getSpaceHierarchy
+const (
+	farSpaceTime   = 5 * time.Minute
+	noFarSpaceTime = time.Minute
+	farSpaceBytes  = 16 << 20
+	farSpaceWait   = 10 * time.Second
+	farSpaceLimit  = 4 << 20 // bytes of one answer
+)
+
+// farSpaceVia asks some servers for a room, nil when none of them tells of it. What each said lately is not asked
+// again: nobody's word stands for another's.
+func (s *Server) farSpaceVia(ctx context.Context, roomID id.RoomID, via []string) *farSpace {
+	asked := 0
+	for _, server := range via {
+		if server == s.ServerName || !peer.ValidServerName(server) {
+			continue
+		}
+		if asked++; asked > maxVia {
+			break
+		}
+		if space := s.farSpace(ctx, server, roomID); space.room != nil {
+			return space
+		}
+	}
+	return nil
+}
+
+func (s *Server) farSpace(ctx context.Context, server string, roomID id.RoomID) *farSpace {
+	key := server + " " + string(roomID)
+	if space, ok := s.farSpaces.get(key); ok && time.Now().Before(space.until) {
+		return space
+	}
+	var space *farSpace
+	err := s.fills.once(ctx, "space "+key, func() error {
+		space = s.askSpace(ctx, server, roomID)
+		return nil
+	})
+	if err == nil && space == nil { // somebody else has asked meanwhile
+		if known, ok := s.farSpaces.get(key); ok {
+			space = known
+		}
+	}
+	if space == nil {
+		space = &farSpace{}
+	}
+	return space
+}
+
+func (s *Server) askSpace(ctx context.Context, server string, roomID id.RoomID) *farSpace {
+	space := &farSpace{until: time.Now().Add(noFarSpaceTime)}
+	asking, cancel := context.WithTimeout(ctx, farSpaceWait)
+	defer cancel()
+	answer, err := s.Peer.Hierarchy(asking, server, roomID, peer.Opts{MaxBytes: farSpaceLimit})
+	size := 200
+	if err == nil {
+		if space.room, err = readFarRoom(answer.Room); err == nil && space.room.RoomID != roomID {
+			space.room, err = nil, errors.New("the answer tells of another room")
+		}
+	}
+	if err != nil {
+		s.Log.Debug("a server does not tell of a room", zap.String("server", server), zap.String("room", string(roomID)), zap.Error(err))
+	} else {
+		space.until = time.Now().Add(farSpaceTime)
+		space.readChildren(answer)
+		size += len(answer.Room)
+		for _, c := range answer.Children {
+			size += len(c)
+		}
+	}
+	if ctx.Err() == nil {
+		s.farSpaces.put(server+" "+string(roomID), space, size)
+	}
+	return space
+}
+
+// readChildren takes what is said of the children that the space names, and of no other rooms.
+func (f *farSpace) readChildren(answer *peer.Hierarchy) {
+	named := make(map[id.RoomID]bool, len(f.room.Children))
+	for _, c := range f.room.Children {
+		named[c.Room] = true
+	}
+	f.children, f.shut = map[id.RoomID]*SpaceRoom{}, map[id.RoomID]bool{}
+	for _, raw := range answer.Children {
+		if child, err := readFarRoom(raw); err == nil && named[child.RoomID] {
+			child.Children = []SpaceChild{}
+			f.children[child.RoomID] = child
+		}
+	}
+	for _, v := range answer.Inaccessible {
+		if named[v] {
+			f.shut[v] = true
+		}
+	}
+}
+
+var errNoRoomThere = errors.New("the answer has no room")
+
+// readFarRoom reads what another server says of a room: only what is known here is passed on, and only in
+// its right form.
+func readFarRoom(raw json.RawMessage) (*SpaceRoom, error) {
+	v := gjson.ParseBytes(raw)
+	str := func(name string) string { return text(v.Get(name)) }
+	if !v.IsObject() || !utf8.Valid(raw) || str("room_id") == "" || len(str("room_id")) > 255 {
+		return nil, errNoRoomThere
+	}
+	room := &SpaceRoom{Preview: Preview{
+		Summary: Summary{RoomID: id.RoomID(str("room_id")), Name: str("name"), Topic: str("topic"), CanonicalAlias: str("canonical_alias"),
+			AvatarURL: str("avatar_url"), Joined: max(v.Get("num_joined_members").Int(), 0), WorldReadable: v.Get("world_readable").Type == gjson.True,
+			GuestCanJoin: v.Get("guest_can_join").Type == gjson.True, JoinRule: str("join_rule"), RoomType: str("room_type")},
+		Encryption: str("encryption"), Version: str("room_version")}, Children: []SpaceChild{}}
+	if room.JoinRule == "" {
+		room.JoinRule = "public" // spec: c2s/getPublicRooms, what is assumed when it is not there
+	}
+	for _, allowed := range v.Get("allowed_room_ids").Array() {
+		if allowed.Type == gjson.String && len(room.Allowed) < maxAllowed {
+			room.Allowed = append(room.Allowed, id.RoomID(allowed.Str))
+		}
+	}
+	if room.RoomType != typeSpace {
+		return room, nil
+	}
+	for _, c := range v.Get("children_state").Array() {
+		child := SpaceChild{typeSpaceChild, id.RoomID(text(c.Get("state_key"))), id.UserID(text(c.Get("sender"))), c.Get("origin_server_ts").Int(), json.RawMessage(c.Get("content").Raw)}
+		if text(c.Get("type")) == typeSpaceChild && c.Get("content").IsObject() {
+			room.Children = append(room.Children, child)
+		}
+	}
+	room.Children = childrenInOrder(room.Children)
+	return room, nil
+}
+
+// openElsewhere gives those rooms of other servers that one of our users may know of. What their servers say
+// goes for our server; what the user is there only we know.
+func (s *Server) openElsewhere(ctx context.Context, user id.UserID, rooms []*SpaceRoom) (open []*SpaceRoom, err error) {
+	err = s.DB.Read(ctx, func(tx storage.Tx) error {
+		seen := &seenRooms{inside: map[id.RoomID]bool{}}
+		for _, room := range rooms {
+			if room == nil {
+				continue
+			}
+			if room.restricted() {
+				if err := seen.noteInside(tx, s.ServerName, looker{user: user}, room.Allowed); err != nil {
+					return err
+				}
+			}
+			v, _, err := tx.Invite(string(user), string(room.RoomID))
+			if err != nil {
+				return err
+			}
+			if room.openTo(v.Membership, seen.isInside) {
+				open = append(open, room)
+			}
+		}
+		return nil
+	})
+	return open, err
+}
