@@ -118,11 +118,14 @@ func (s *Server) event(ctx context.Context, in *oneEventIn) (*pdusOut, error) {
 	}
 	var ev *roomserver.Stored
 	err = s.Rooms.For(ctx, in.Origin, id.RoomID(room.ID), func(a roomserver.Asked) (err error) {
-		ev, err = a.Event(in.EventID)
+		ev, err = a.AnyEvent(in.EventID)
 		return err
-	})
+	}, in.EventID)
 	if err != nil {
 		return nil, err
+	}
+	if _, isState := ev.StateKey(); isState { // as it is in answers to /state: without its content it would say nothing
+		return s.pdus([]json.RawMessage{ev.JSON()}), nil
 	}
 	shown, err := s.shown(ctx, in.Origin, room.ID, []*roomserver.Stored{ev})
 	if err != nil {
@@ -210,7 +213,7 @@ func (s *Server) walk(ctx context.Context, origin string, room id.RoomID, from [
 	err = s.Rooms.For(ctx, origin, room, func(a roomserver.Asked) (err error) {
 		found, err = a.Walk(from, withFrom, limit, stop)
 		return err
-	})
+	}, from...)
 	return found, err
 }
 

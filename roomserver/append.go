@@ -21,7 +21,7 @@ import (
 // addition is one event on its way into storage, with all that its transaction writes.
 type addition struct {
 	*Stored
-	referenced    bool
+	awaited       bool
 	own           bool // made here this moment
 	known         bool // an outlier, or a soft-failed event: it has a row already
 	notify        bool
@@ -69,10 +69,11 @@ type how struct {
 	missing []id.EventID // prev events that are not here
 	row     *Stored      // it is in storage already, without a place
 	auth    []int64      // numbers of its auth events, when the caller knows them
-	// referenced: an event here waited for this one, so it is no open end.
-	referenced bool
-	replace    bool   // it begins the room anew: what was here before is no longer its end
-	history    *int64 // its place, for what is filled in below the newest
+	prev    []*Stored    // those that are, when the caller knows them
+	// awaited: events here wait for this one. referenced: an accepted one does, so it is no open end.
+	awaited, referenced bool
+	replace             bool   // it begins the room anew: what was here before is no longer its end
+	history             *int64 // its place, for what is filled in below the newest
 }
 
 // distrust has the room read again after an error: memory has part of what will never be stored.
@@ -86,9 +87,12 @@ func (r *room) distrust(err *error) {
 // has authorised it. Everything here happens under the room's exclusion.
 func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
 	defer r.distrust(&err)
-	a := &addition{Stored: &Stored{Event: ev, Room: r.row.NID, Before: h.before, After: h.before, Status: h.status}, missing: h.missing, referenced: h.referenced, own: h.own}
+	a := &addition{Stored: &Stored{Event: ev, Room: r.row.NID, Before: h.before, After: h.before, Status: h.status}, missing: h.missing, awaited: h.awaited, own: h.own}
 	if h.row != nil {
 		a.NID, a.known = h.row.NID, true
+		if h.row.RedactedBy != "" { // whoever brings it again need not know
+			a.Event, a.RedactedBy = h.row.Event, h.row.RedactedBy
+		}
 	} else {
 		nid, err := r.s.DB.NewEventNumber()
 		if err != nil {
@@ -174,7 +178,7 @@ func (r *room) accept(a *addition, h how) error {
 
 	was := r.row.Root
 	if !h.referenced {
-		if err := r.moveEnds(a, h.replace); err != nil {
+		if err := r.moveEnds(a, h); err != nil {
 			return err
 		}
 	}
@@ -219,11 +223,14 @@ const gapRoom = 1 << 20
 // state by the state resolved over all extremities.
 //
 // spec: s2s#pdus
-func (r *room) moveEnds(a *addition, replace bool) error {
-	prev := a.PrevEvents()
+func (r *room) moveEnds(a *addition, h how) error {
+	builtOn, err := r.builtOn(a, h)
+	if err != nil {
+		return err
+	}
 	kept := make([]*Stored, 0, len(r.exts)+1)
 	for _, e := range r.exts {
-		if replace || slices.Contains(prev, e.ID()) {
+		if h.replace || slices.Contains(builtOn, e.ID()) {
 			a.lost = append(a.lost, e.NID)
 		} else {
 			kept = append(kept, e)
@@ -235,9 +242,15 @@ func (r *room) moveEnds(a *addition, replace bool) error {
 	}
 	a.gained = append(a.gained, a.NID)
 	r.exts = append(kept, a.Stored)
+	roots := make([]state.Root, 0, len(r.exts))
+	for _, e := range r.exts {
+		if !slices.Contains(roots, e.After) {
+			roots = append(roots, e.After)
+		}
+	}
 	// The event itself is looked up while states are compared.
 	r.pending[a.NID], r.pendingID[a.ID()] = a.Stored, a.Stored
-	root, err := r.resolve(r.endRoots())
+	root, err := r.resolve(roots)
 	if err != nil {
 		return fmt.Errorf("resolve the state of %s: %w", r.id, err)
 	}
@@ -245,15 +258,36 @@ func (r *room) moveEnds(a *addition, replace bool) error {
 	return nil
 }
 
-// endRoots are the states after the room's open ends: the current state is what they resolve to.
-func (r *room) endRoots() []state.Root {
-	roots := make([]state.Root, 0, len(r.exts))
-	for _, e := range r.exts {
-		if !slices.Contains(roots, e.After) {
-			roots = append(roots, e.After)
+// maxUnderneath bounds the events that were not accepted through which we look for ends.
+const maxUnderneath = 100
+
+// builtOn lists the events that an event builds on: its prev events, and where one of these was not accepted, and so
+// is no end itself, what that builds on.
+func (r *room) builtOn(a *addition, h how) ([]id.EventID, error) {
+	all := slices.Clone(a.PrevEvents())
+	isRefused := func(p *Stored) bool { return p.Status == storage.SoftFailed || p.Status == storage.Rejected }
+	refused := slices.DeleteFunc(slices.Clone(h.prev), func(p *Stored) bool { return !isRefused(p) })
+	for seen := len(refused); len(refused) > 0 && seen <= maxUnderneath; seen += len(refused) {
+		var next []id.EventID
+		for _, p := range refused {
+			for _, v := range p.PrevEvents() {
+				if !slices.Contains(all, v) {
+					all, next = append(all, v), append(next, v)
+				}
+			}
+		}
+		found, err := r.eventsByID(next)
+		if err != nil {
+			return nil, err
+		}
+		refused = nil
+		for _, p := range found {
+			if isRefused(p) {
+				refused = append(refused, p)
+			}
 		}
 	}
-	return roots
+	return all, nil
 }
 
 func memberRow(room int64, user string, ev *Stored) storage.Member {
@@ -467,7 +501,7 @@ func (a *addition) write(tx storage.Tx) error {
 	for _, n := range a.gained {
 		tx.AddExtremity(a.Room, n)
 	}
-	if a.referenced {
+	if a.awaited {
 		tx.RemoveMissing(a.Room, string(a.ID()))
 	}
 	for _, v := range a.missing {

@@ -1,6 +1,7 @@
 package roomserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -107,7 +108,22 @@ func (s *Server) fetchMissing(ctx context.Context, origin string, roomID id.Room
 		return nil, err
 	}
 	events := s.parsed(ctx, ev.Version(), roomID, raw)
-	newestFirst := belowGap(ev.PrevEvents(), events)
+	var newestFirst []*event.Event
+	if err := s.in(ctx, roomID, func(r *room) error {
+		// A server that does not know where we end goes on to the room's beginning.
+		isHere, err := r.judged(idsOf(events))
+		if err == nil {
+			newestFirst = belowGap(ev.PrevEvents(), events, isHere)
+		}
+		// What is older than all we have, by its sender's word, is no news: it comes with the past.
+		floor, ok, lowErr := r.lowestDepth()
+		if err = cmp.Or(err, lowErr); err == nil && ok {
+			newestFirst = slices.DeleteFunc(newestFirst, func(e *event.Event) bool { return e.Depth() < floor })
+		}
+		return err
+	}); err != nil {
+		return nil, err
+	}
 	newestFirst = newestFirst[:min(len(newestFirst), missingAtOnce)]
 	if len(newestFirst) == 0 {
 		return nil, errNothingCame
@@ -154,16 +170,17 @@ func (s *Server) fetchState(ctx context.Context, origin string, roomID id.RoomID
 		}
 	}
 	got := map[id.EventID]*event.Event{}
-	if len(missing) > stateByIDsLimit {
+	if len(missing) <= stateByIDsLimit {
+		for _, e := range s.fetchEvents(ctx, origin, ev.Version(), roomID, missing) {
+			got[e.ID()] = e
+		}
+	}
+	if len(got) < len(missing) {
 		whole, err := s.Peer.GetState(ctx, origin, roomID, ev.ID())
 		if err != nil {
 			return nil, fmt.Errorf("ask %s for the whole state: %w", origin, err)
 		}
 		for _, e := range s.parsed(ctx, ev.Version(), roomID, append(whole.PDUs, whole.AuthChain...)) {
-			got[e.ID()] = e
-		}
-	} else {
-		for _, e := range s.fetchEvents(ctx, origin, ev.Version(), roomID, missing) {
 			got[e.ID()] = e
 		}
 	}
@@ -180,6 +197,8 @@ func (s *Server) fetchState(ctx context.Context, origin string, roomID id.RoomID
 	for _, v := range authIDs {
 		if e := got[v]; e != nil {
 			g.chain = append(g.chain, e)
+		} else if have[v] == nil { // a state without some of its events would be another state, for good
+			return nil, chancery.Errorf(502, chancery.CodeUnknown, "%s names an auth event that it does not give", origin)
 		}
 	}
 	return g, nil

@@ -74,7 +74,10 @@ const (
 	backfillTime = 10 * time.Second
 )
 
-var errNothingCame = errors.New("no server has given any of the missing history")
+var (
+	errNothingCame = errors.New("no server has given any of the missing history")
+	errOfLowerGap  = errors.New("what is missing has its place at a lower gap")
+)
 
 // Backfill asks other servers for what lies below the highest open gap at or under an order: those with the
 // most members first, since they are the likeliest to have it. It says whether anything came.
@@ -86,26 +89,13 @@ func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, li
 		if err != nil {
 			return err
 		}
-		if gap == nil {
-			return errNothingCame
-		}
-		servers, err := s.otherServers(ctx, roomID)
-		if err != nil {
-			return err
-		}
-		for _, server := range servers[:min(len(servers), maxAsked)] {
-			events, err := s.askBackfill(ctx, server, roomID, gap.ids, limit)
-			if err != nil {
-				s.Log.Debug("backfill failed", zap.String("server", server), zap.Error(err))
-				continue
+		for gap != nil {
+			err := s.fillGap(ctx, roomID, gap, limit)
+			if !errors.Is(err, errOfLowerGap) {
+				return err
 			}
-			n, err := s.placeHistory(ctx, server, roomID, gap, events)
-			if err != nil {
-				s.Log.Info("could not place history", zap.String("room", string(roomID)), zap.Error(err))
-				continue
-			}
-			if n > 0 {
-				return nil
+			if gap, err = s.gapUnder(ctx, roomID, gap.next); err != nil {
+				return err
 			}
 		}
 		return errNothingCame
@@ -114,6 +104,32 @@ func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, li
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// fillGap asks servers in turn for what lies below a gap, until something has come.
+func (s *Server) fillGap(ctx context.Context, roomID id.RoomID, gap *openGap, limit int) error {
+	servers, err := s.otherServers(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	failed := errNothingCame
+	for _, server := range servers[:min(len(servers), maxAsked)] {
+		events, err := s.askBackfill(ctx, server, roomID, gap.ids, limit)
+		if err != nil {
+			s.Log.Debug("backfill failed", zap.String("server", server), zap.Error(err))
+			continue
+		}
+		n, err := s.placeHistory(ctx, server, roomID, gap, events)
+		switch {
+		case errors.Is(err, errOfLowerGap):
+			failed = err
+		case err != nil:
+			s.Log.Info("could not place history", zap.String("room", string(roomID)), zap.Error(err))
+		case n > 0:
+			return nil
+		}
+	}
+	return failed
 }
 
 // otherServers gives the servers in a room, but ours: the likeliest to have what we lack first.
@@ -151,6 +167,7 @@ type openGap struct {
 	ids     []id.EventID // the events that are there, whose prev events are missing
 	missing []id.EventID
 	lower   []id.EventID // what is missing at lower gaps: that has its place there
+	next    int64        // the place of the next lower gap's event
 }
 
 func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (gap *openGap, err error) {
@@ -164,6 +181,9 @@ func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (g
 				if g.Event == gap.event {
 					gap.missing = append(gap.missing, id.EventID(g.PrevID))
 				} else {
+					if gap.lower == nil {
+						gap.next = g.Ord
+					}
 					gap.lower = append(gap.lower, id.EventID(g.PrevID))
 				}
 			}
@@ -177,27 +197,32 @@ func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (g
 // oldest of them. The state before the oldest is asked for; the others follow from it.
 func (s *Server) placeHistory(ctx context.Context, server string, roomID id.RoomID, gap *openGap, events []*event.Event) (int, error) {
 	events = s.verified(ctx, events, nil)
-	chain := belowGap(gap.missing, events)
-	if len(chain) == 0 {
-		return 0, nil
-	}
-	if above := without(chain, belowGap(gap.lower, events)); len(above) > 0 {
-		chain = above
-	}
-	found := len(chain)
-	// Oldest first: each one's state is that after its prev events.
-	slices.Reverse(chain)
+	var chain []*event.Event
 	var ord int64
-	err := s.in(ctx, roomID, func(r *room) (err error) {
-		if chain, err = r.withoutPlaced(chain); err == nil {
-			ord, err = r.roomBelow(gap.ord, int64(len(chain)))
+	placed := 0 // what was missing, by another way, meanwhile
+	err := s.in(ctx, roomID, func(r *room) error {
+		isHere, err := r.judged(append(idsOf(events), gap.missing...))
+		if err != nil {
+			return err
 		}
+		for _, v := range gap.missing {
+			if isHere(v) {
+				placed++
+			}
+		}
+		below := belowGap(gap.missing, events, isHere)
+		chain = without(below, belowGap(gap.lower, events, isHere))
+		if len(chain) == 0 && len(below) > 0 && placed == 0 {
+			return errOfLowerGap
+		}
+		ord, err = r.roomBelow(gap.ord, int64(len(chain)))
 		return err
 	})
 	if err != nil {
 		return 0, err
 	}
-	placed := found - len(chain) // by another way, meanwhile
+	// Oldest first: each one's state is that after its prev events.
+	slices.Reverse(chain)
 	for i, ev := range chain {
 		at := ord + int64(i)
 		err := s.takeHistory(ctx, server, roomID, ev, at)
@@ -213,17 +238,19 @@ func (s *Server) placeHistory(ctx context.Context, server string, roomID id.Room
 	return placed, s.closeGap(ctx, roomID, gap)
 }
 
-// withoutPlaced leaves out the events that have been judged already.
-func (r *room) withoutPlaced(events []*event.Event) ([]*event.Event, error) {
+// judged finds out which of some events have been judged: they are here, and what lies below them is here too or
+// missing at gaps of their own.
+func (r *room) judged(ids []id.EventID) (is func(id.EventID) bool, err error) {
+	known, err := r.eventsByID(ids)
+	return func(v id.EventID) bool { return known[v] != nil && known[v].Status != storage.Outlier }, err
+}
+
+func idsOf(events []*event.Event) []id.EventID {
 	ids := make([]id.EventID, len(events))
 	for i, ev := range events {
 		ids[i] = ev.ID()
 	}
-	known, err := r.eventsByID(ids)
-	return slices.DeleteFunc(events, func(ev *event.Event) bool {
-		was := known[ev.ID()]
-		return was != nil && was.Status != storage.Outlier
-	}), err
+	return ids
 }
 
 // A run of events without room between them is followed this many pieces down; below a longer one
@@ -272,8 +299,8 @@ func without(events, but []*event.Event) []*event.Event {
 }
 
 // belowGap sorts what was sent so that every event comes after those that build on it: newest first. What
-// does not hang below the missing events of a gap is left out.
-func belowGap(missing []id.EventID, events []*event.Event) []*event.Event {
+// does not hang below the missing events of a gap is left out, and so is what is here and all below that.
+func belowGap(missing []id.EventID, events []*event.Event, isHere func(id.EventID) bool) []*event.Event {
 	byID := make(map[id.EventID]*event.Event, len(events))
 	for _, ev := range events {
 		byID[ev.ID()] = ev
@@ -286,7 +313,7 @@ func belowGap(missing []id.EventID, events []*event.Event) []*event.Event {
 		v := walk[0]
 		walk = walk[1:]
 		ev := byID[v]
-		if ev == nil || reach[v] {
+		if ev == nil || reach[v] || isHere(v) {
 			continue
 		}
 		reach[v] = true
@@ -358,7 +385,7 @@ func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
 	if h.status, err = r.judgePast(ev, h.before, auths); err != nil {
 		return err
 	}
-	if h.referenced, err = r.isReferenced(ev.ID()); err != nil {
+	if h.awaited, h.referenced, err = r.awaited(ev); err != nil {
 		return err
 	}
 	a, err := r.add(ev, h)

@@ -141,12 +141,8 @@ func (r *room) recentGap(but map[int64]bool) (gap *openGap, err error) {
 		if err != nil || len(gaps) == 0 {
 			return err
 		}
-		low, _, err := tx.OrdBounds(r.row.NID)
-		if err != nil {
-			return err
-		}
-		lowest, err := tx.EventsAt(r.row.NID, []int64{low})
-		if err != nil || len(lowest) == 0 {
+		low, lowest, ok, err := r.lowest(tx)
+		if err != nil || !ok {
 			return err
 		}
 		for _, g := range gaps {
@@ -158,7 +154,7 @@ func (r *room) recentGap(but map[int64]bool) (gap *openGap, err error) {
 				return err
 			}
 			// By its sender's word the event is older than our first: what is missing there is of the past too.
-			if ev := events[g.Event]; ev == nil || ev.Depth() <= lowest[0].Depth {
+			if ev := events[g.Event]; ev == nil || ev.Depth() <= lowest {
 				continue
 			}
 			gap = &openGap{event: g.Event, ord: g.Ord}
@@ -167,4 +163,25 @@ func (r *room) recentGap(but map[int64]bool) (gap *openGap, err error) {
 		return nil
 	})
 	return gap, err
+}
+
+// lowest gives place and depth of the first event of the history that is here.
+func (r *room) lowest(tx storage.Tx) (ord, depth int64, ok bool, err error) {
+	low, _, err := tx.OrdBounds(r.row.NID)
+	if err != nil {
+		return 0, 0, false, err
+	}
+	events, err := tx.EventsAt(r.row.NID, []int64{low})
+	if err != nil || len(events) == 0 {
+		return 0, 0, false, err
+	}
+	return low, events[0].Depth, true, nil
+}
+
+func (r *room) lowestDepth() (depth int64, ok bool, err error) {
+	err = r.read(func(tx storage.Tx) error {
+		_, depth, ok, err = r.lowest(tx)
+		return err
+	})
+	return depth, ok, err
 }

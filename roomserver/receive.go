@@ -281,7 +281,19 @@ func (s *Server) takeWithState(ctx context.Context, origin string, roomID id.Roo
 	if err != nil {
 		return fmt.Errorf("fetch the state before %s: %w", ev.ID(), err)
 	}
-	return s.take(ctx, roomID, ev, g)
+	err = s.take(ctx, roomID, ev, g)
+	if !errors.As(err, &n) {
+		return err
+	}
+	// Its auth events need not be among those of the state: what it cites may have lost against something else since.
+	_, err = fromSomebody(ctx, s, origin, roomID, func(server string) (struct{}, error) {
+		chain, err := s.fetchAuth(ctx, server, roomID, ev)
+		if err != nil {
+			return struct{}{}, fmt.Errorf("fetch the auth events of %s: %w", ev.ID(), err)
+		}
+		return struct{}{}, s.take(ctx, roomID, ev, &given{state: g.state, hasState: true, chain: append(chain, g.chain...)})
+	})
+	return err
 }
 
 // given is what another server says of the events around one: verified, and judged again here.
@@ -345,10 +357,15 @@ func (r *room) take(ev *event.Event, g *given) error {
 	if h.status, err = r.judge(ev, h.before, auths); err != nil {
 		return err
 	}
-	h.referenced, err = r.isReferenced(ev.ID())
-	if err != nil {
+	if h.awaited, h.referenced, err = r.awaited(ev); err != nil {
 		return err
 	}
+	if isKnown && !h.referenced {
+		if h.referenced, err = r.isCurrent(ev); err != nil {
+			return err
+		}
+	}
+	h.prev = prev
 	a, err := r.add(ev, h)
 	if err != nil {
 		return err
@@ -506,11 +523,28 @@ func checkAlone(create *event.Event) error {
 	return nil
 }
 
-// isReferenced says that an event here waits for this one: it is no open end.
-func (r *room) isReferenced(eventID id.EventID) (is bool, err error) {
+// awaited says whether events here wait for this one, and whether it is an open end no more: an accepted event
+// builds on it. What fails softly, or is rejected, leaves the ends as they are.
+func (r *room) awaited(ev *event.Event) (waits, referenced bool, err error) {
 	err = r.read(func(tx storage.Tx) error {
-		is, err = tx.IsMissing(r.row.NID, string(eventID))
+		waits, referenced, err = tx.Awaited(r.row.NID, string(ev.ID()))
 		return err
 	})
-	return is, err
+	for _, p := range r.pending { // not in storage yet
+		if p.Status != storage.Outlier && slices.Contains(p.PrevEvents(), ev.ID()) {
+			waits, referenced = true, referenced || p.Status == storage.Accepted
+		}
+	}
+	return waits, referenced, err
+}
+
+// isCurrent says that a state event is part of the room's present state: what the ends stand on is no end.
+func (r *room) isCurrent(ev *event.Event) (bool, error) {
+	key, isState := ev.StateKey()
+	if !isState {
+		return false, nil
+	}
+	k := Key{ev.Type(), key}
+	found, err := r.stateAt(state.Root(r.row.Root), []Key{k})
+	return found[k] != nil && found[k].ID() == ev.ID(), err
 }

@@ -25,7 +25,7 @@ func (r *room) noteRedaction(a *addition) error {
 		}
 		return r.redact(a, ev, a.Stored)
 	}
-	if a.known || a.own { // nobody can have redacted what was made here this moment
+	if a.own || a.RedactedBy != "" { // nobody can have redacted what was made here this moment
 		return nil
 	}
 	return r.redactedBefore(a)

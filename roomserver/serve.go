@@ -17,23 +17,65 @@ type Asked struct {
 	r *room
 }
 
-// For runs fn for a server that asks about a room: refused unless it has a member there.
+// For runs fn for a server that asks about a room: refused unless it has a member there, or had one until an event
+// that the question is about put them out. That server is told of this event, and must be able to place it.
 //
 // spec: s2s#server-access-control-lists-acls
-func (s *Server) For(ctx context.Context, origin string, roomID id.RoomID, fn func(Asked) error) error {
+func (s *Server) For(ctx context.Context, origin string, roomID id.RoomID, fn func(Asked) error, about ...id.EventID) error {
 	return s.inAs(ctx, theirs, roomID, func(r *room) error {
 		if err := r.checkACL(origin); err != nil {
 			return err
 		}
 		if r.servers[origin] == 0 {
-			return chancery.Forbidden("your server is not in this room")
+			if was, err := r.putOutBy(origin, about); err != nil {
+				return err
+			} else if !was {
+				return chancery.Forbidden("your server is not in this room")
+			}
 		}
 		return fn(Asked{r})
 	})
 }
 
+// putOutBy says whether one of some events ended the membership of a user of a server.
+func (r *room) putOutBy(server string, events []id.EventID) (bool, error) {
+	found, err := r.eventsByID(events)
+	if err != nil {
+		return false, err
+	}
+	for _, ev := range found {
+		user, isState := ev.StateKey()
+		if !isState || ev.Type() != "m.room.member" || ev.Membership() == "join" || id.UserID(user).Homeserver() != server || ev.Status != storage.Accepted {
+			continue
+		}
+		k := Key{"m.room.member", user}
+		before, err := r.stateAt(ev.Before, []Key{k})
+		if err != nil {
+			return false, err
+		}
+		if was := before[k]; was != nil && was.Membership() == "join" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // Version is the room's version.
 func (a Asked) Version() *event.Version { return a.r.version }
+
+// AnyEvent finds an event, also one that is known only as a part of states or auth chains: who is told of a state must
+// be able to get its events.
+func (a Asked) AnyEvent(eventID id.EventID) (*Stored, error) {
+	found, err := a.r.eventsByID([]id.EventID{eventID})
+	if err != nil {
+		return nil, err
+	}
+	ev := found[eventID]
+	if ev == nil || ev.Status == storage.Rejected {
+		return nil, chancery.NotFound("we have no such event")
+	}
+	return ev, nil
+}
 
 // Event finds an event that has its place in the room.
 func (a Asked) Event(eventID id.EventID) (*Stored, error) {
@@ -61,7 +103,7 @@ func (s *Server) StateBefore(ctx context.Context, origin string, roomID id.RoomI
 				row, err = a.committed(ev)
 			}
 			return err
-		})
+		}, eventID)
 		if err != nil {
 			return nil, err
 		}
@@ -86,7 +128,7 @@ func (s *Server) AuthChain(ctx context.Context, origin string, roomID id.RoomID,
 			}
 			row, err = a.committed(ev)
 			return err
-		})
+		}, eventID)
 		if err != nil {
 			return nil, err
 		}
@@ -197,11 +239,13 @@ func (a Asked) Walk(from []id.EventID, withFrom bool, limit int, stop func(id.Ev
 		var next []id.EventID
 		for _, v := range level {
 			ev := found[v]
-			if ev == nil || seen[v] || ev.Status != storage.Accepted || !ev.Placed {
+			if ev == nil || seen[v] || ev.Status == storage.Outlier {
 				continue
 			}
 			seen[v] = true
-			if (withFrom || !first) && len(out) < limit {
+			// What failed softly here may be accepted there, and what was accepted builds on it: it is given too. What
+			// was rejected is not, but the way goes on below.
+			if (withFrom || !first) && len(out) < limit && ev.Status != storage.Rejected {
 				out = append(out, ev)
 			}
 			for _, p := range ev.PrevEvents() {

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"encoding/json"
+	"slices"
 
 	"chancery/storage/sql"
 )
@@ -219,11 +220,11 @@ func (tx Tx) RemoveMissing(room int64, prevID string) {
 	tx.Exec(`DELETE FROM missing_prev WHERE room = $1 AND prev_id = $2`, room, sql.Text(prevID))
 }
 
-// IsMissing says that an event of the room waits for this one.
-func (tx Tx) IsMissing(room int64, prevID string) (bool, error) {
-	var n int64
-	err := tx.QueryRow(`SELECT count(*) FROM missing_prev WHERE room = $1 AND prev_id = $2`, room, sql.Text(prevID)).Scan(&n)
-	return n > 0, err
+// Awaited says whether events of the room wait for this one, and whether any of them was accepted.
+func (tx Tx) Awaited(room int64, prevID string) (any, byAccepted bool, err error) {
+	found, err := sql.Collect(tx.Tx, scanInt, `SELECT e.status FROM missing_prev m JOIN events e ON e.nid = m.event
+		WHERE m.room = $1 AND m.prev_id = $2`, room, sql.Text(prevID))
+	return len(found) > 0, slices.Contains(found, int64(Accepted)), err
 }
 
 // Gap is an event with a prev event that is not here.
