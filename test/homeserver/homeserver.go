@@ -4,6 +4,7 @@
 package homeserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -31,6 +32,7 @@ import (
 // Options say what server to start.
 type Options struct {
 	CA       *CA               // nil: one of its own
+	Name     string            // the address at which peers find it, when something stands between; empty: its listener
 	Database string            // postgres://...; empty: SQLite
 	Settings map[string]string // further settings as environment variables: "CHANCERY_NATS_URL"
 	Process  bool              // a process of its own, as an operator runs it
@@ -40,6 +42,7 @@ type Options struct {
 // Server is a whole server of ours. It keeps its ports and data over Stop, Kill and Start.
 type Server struct {
 	Name    string // the server name, with the port at which peers find it
+	Listens string // the address of its federation listener
 	URL     string // of the client-server API
 	Dir     string // its data
 	CA      *CA
@@ -70,15 +73,16 @@ func Start(t testing.TB, o Options) *Server {
 		o.CA = NewCA(t)
 	}
 	federation, client := freePort(t), freePort(t)
-	s := &Server{Name: "127.0.0.1:" + federation, URL: "http://127.0.0.1:" + client, Dir: filepath.Join(t.TempDir(), "data"),
+	s := &Server{Listens: "127.0.0.1:" + federation, URL: "http://127.0.0.1:" + client, Dir: filepath.Join(t.TempDir(), "data"),
 		CA: o.CA, Options: o, t: t}
+	s.Name = cmp.Or(o.Name, s.Listens)
 	cert, key := o.CA.Issue(t)
 	settings := map[string]string{
 		"CHANCERY_SERVER_NAME":                        s.Name,
 		"CHANCERY_DATA_DIR":                           s.Dir,
 		"CHANCERY_CLIENT_LISTEN":                      "127.0.0.1:" + client,
 		"CHANCERY_CLIENT_PUBLIC_URL":                  s.URL,
-		"CHANCERY_FEDERATION_LISTEN":                  s.Name,
+		"CHANCERY_FEDERATION_LISTEN":                  s.Listens,
 		"CHANCERY_FEDERATION_TLS_CERT":                cert,
 		"CHANCERY_FEDERATION_TLS_KEY":                 key,
 		"CHANCERY_FEDERATION_TRUSTED_CA":              o.CA.File,

@@ -15,7 +15,6 @@ import (
 
 	"chancery/config"
 	"chancery/endpoint"
-	"chancery/roomserver"
 	"chancery/users"
 
 	"go.uber.org/zap"
@@ -62,14 +61,14 @@ type createUserOut struct {
 }
 
 // Handler answers on the socket.
-func Handler(u *users.Server, rooms *roomserver.Server, log *zap.Logger) http.Handler {
-	return endpoint.New(endpoint.API{Log: log, Routes: append(roomRoutes(rooms),
+func Handler(u *users.Server, log *zap.Logger) http.Handler {
+	return endpoint.New(endpoint.API{Log: log, Routes: []endpoint.Route{
 		endpoint.Row("operator", "createUser", "POST", "/users", endpoint.None, endpoint.Unlimited,
 			endpoint.Handle(func(ctx context.Context, in *createUserIn) (*createUserOut, error) {
 				user, err := create(ctx, u, in.Body)
 				return &createUserOut{user}, err
 			})),
-	)})
+	}})
 }
 
 func create(ctx context.Context, u *users.Server, n NewUser) (id.UserID, error) {

@@ -1,0 +1,248 @@
+package chaos
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"chancery/storage"
+	"chancery/test/homeserver"
+)
+
+// TestChaos runs as many seeds as CHANCERY_CHAOS_SEEDS says from CHANCERY_CHAOS_FIRST on.
+func TestChaos(t *testing.T) {
+	n, err := strconv.Atoi(os.Getenv("CHANCERY_CHAOS_SEEDS"))
+	if err != nil {
+		t.Skip("CHANCERY_CHAOS_SEEDS says how many seeds to run")
+	}
+	first, err := strconv.ParseUint(os.Getenv("CHANCERY_CHAOS_FIRST"), 10, 64)
+	if err != nil {
+		first = uint64(time.Now().Unix())
+	}
+	var seeds []uint64
+	for i := range uint64(n) {
+		seeds = append(seeds, first+i)
+	}
+	for _, seed := range seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			p := planOf(seed)
+			t.Log(p)
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("again: CHANCERY_CHAOS_SEEDS=1 CHANCERY_CHAOS_FIRST=%d go test -count=1 -v -run TestChaos ./test/chaos", seed)
+				}
+			})
+			w := begin(t, p)
+			w.storm()
+			w.settle()
+			w.judge()
+		})
+	}
+}
+
+// judge checks what is left after the storm.
+func (w *world) judge() {
+	t := w.t
+	// Each server knows what the others know: one more message by somebody is the end of every server's room.
+	for i, r := range w.rooms {
+		w.steady[i%len(w.steady)].say(t.Context(), r, "the end")
+	}
+	heard := func(id string, r *room) bool {
+		for _, p := range w.steady {
+			if a, err := p.Try(t.Context(), "GET", homeserver.Room(r.id, "event", id), nil); err != nil || a.Status != 200 {
+				return false
+			}
+		}
+		return true
+	}
+	last := map[*room]string{}
+	for _, a := range w.ledger.acks {
+		last[a.room] = a.id
+	}
+	for r, id := range last {
+		for deadline := time.Now().Add(settleTime); !heard(id, r); time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the last message of the room of version %s is not everywhere", r.version)
+			}
+		}
+	}
+	for i, r := range w.rooms {
+		if out := w.differences(r); len(out) > 0 {
+			t.Errorf("at the end the servers do not agree on room %d of version %s: %q", i, r.version, out)
+		}
+	}
+	read := w.readAll()
+	told := w.toldAll()
+	w.sections()
+	for _, p := range slices.Concat(w.steady, w.wild) {
+		p.watch.stop()
+	}
+	for _, s := range w.servers {
+		s.Stop()
+	}
+	w.compare(w.look(), read, told)
+	tell := ""
+	for _, kind := range []string{"message", "flood", "redact", "join", "leave", "kick", "ban", "invite", "m.room.power_levels", "m.room.name", "kill"} {
+		tell += fmt.Sprintf(" %s %d/%d", kind, w.ledger.doings[kind][1], w.ledger.doings[kind][0])
+	}
+	t.Log(tell)
+	for i, bad := range w.ledger.bad {
+		if i == 10 {
+			t.Errorf("... and %d more", len(w.ledger.bad)-i)
+			break
+		}
+		t.Error(bad)
+	}
+}
+
+// isIn says whether somebody is in a room at last, by the state that all agree on.
+func (w *world) isIn(p *person, r *room) bool {
+	return slices.Contains(w.view(0, r).joined, p.ID)
+}
+
+// readAll walks through the history of each room as everybody who is in it sees it.
+func (w *world) readAll() map[*person]map[*room][]string {
+	out := map[*person]map[*room][]string{}
+	for _, p := range slices.Concat(w.steady, w.wild) {
+		out[p] = map[*room][]string{}
+		for _, r := range w.rooms {
+			if w.isIn(p, r) {
+				out[p][r] = p.pages(r.id, "", nil)
+			}
+		}
+	}
+	return out
+}
+
+// toldAll gathers what the clients of those who are in a room have of it, when they have synced to the end.
+func (w *world) toldAll() map[*person]map[*room]map[string]bool {
+	out := map[*person]map[*room]map[string]bool{}
+	for _, p := range slices.Concat(w.steady, w.wild) {
+		p.watch.stop()
+		for range 3 {
+			p.watch.once(w.t.Context(), 0)
+		}
+		out[p] = map[*room]map[string]bool{}
+		for _, r := range w.rooms {
+			if w.isIn(p, r) {
+				out[p][r] = p.watch.told(r.id)
+			}
+		}
+	}
+	return out
+}
+
+// sections checks that a client that begins anew is told in which rooms the user is.
+func (w *world) sections() {
+	for _, r := range w.rooms {
+		for _, p := range slices.Concat(w.steady, w.wild) {
+			a := w.steady[0].OK("GET", homeserver.Room(r.id, "state"), nil)
+			membership := ""
+			for _, ev := range a.Get("@this").Array() {
+				if ev.Get("type").Str == "m.room.member" && ev.Get("state_key").Str == p.ID {
+					membership = ev.Get("content.membership").Str
+				}
+			}
+			first := p.Sync("")
+			for _, section := range []string{"join", "invite"} {
+				if is := first.Get("rooms." + section).Map()[r.id].Exists(); is != (membership == section) {
+					w.t.Errorf("%s is %q in the room of version %s, and sync says of %s: %v", p.ID, membership, r.version, section, is)
+				}
+			}
+		}
+	}
+}
+
+// compare holds what users read against what the servers keep, and that against what was promised.
+func (w *world) compare(all [][]kept, read map[*person]map[*room][]string, told map[*person]map[*room]map[string]bool) {
+	t := w.t
+	faults := 0
+	fault := func(format string, args ...any) {
+		if faults++; faults <= 25 {
+			t.Errorf(format, args...)
+		}
+	}
+	for n, r := range w.rooms {
+		for i := range w.servers {
+			if !slices.Equal(all[i][n].ends, all[0][n].ends) {
+				fault("room of version %s: the open ends are %v at server %d and %v at server 0", r.version, all[i][n].ends, i, all[0][n].ends)
+			}
+			if all[i][n].gaps > 0 {
+				t.Logf("room of version %s: server %d has %d open gaps", r.version, i, all[i][n].gaps)
+			}
+		}
+		for _, a := range w.ledger.acks {
+			if a.room != r {
+				continue
+			}
+			for i, s := range w.servers {
+				at, ok := all[i][n].events[a.id]
+				of := fmt.Sprintf("room of version %s: %s %s of %s at server %d", r.version, a.kind, a.id, a.by.ID, i)
+				switch {
+				case !ok:
+					fault("%s: not there", of)
+				case a.by.Server == s && (at.status != storage.Accepted || !at.placed):
+					fault("%s: acknowledged, and its status is %d", of, at.status)
+				case at.status == storage.Rejected || at.status == storage.Outlier:
+					fault("%s: its status is %d", of, at.status)
+				case a.by.steady && a.kind == "message" && !at.placed:
+					fault("%s: nobody may have refused it, and its status is %d", of, at.status)
+				}
+				if a.redacts != "" && at.status == storage.Accepted {
+					target := all[i][n].events[a.redacts]
+					if home := all[0][n].events[a.redacts]; target.placed && home.placed && target.redacted != home.redacted {
+						fault("%s: %s is redacted %v, and %v at server 0", of, a.redacts, target.redacted, home.redacted)
+					}
+				}
+			}
+		}
+		for _, p := range slices.Concat(w.steady, w.wild) {
+			ids, in := read[p][r]
+			if !in {
+				continue
+			}
+			times := map[string]int{}
+			for _, id := range ids {
+				if times[id]++; times[id] == 2 {
+					fault("room of version %s: %s reads %s twice", r.version, p.ID, id)
+				}
+			}
+			i := slices.Index(w.servers, p.Server)
+			missing, extra, untold := 0, 0, 0
+			seesAll := p.steady || w.history[n] == "shared" || w.history[n] == "world_readable"
+			for id, ev := range all[i][n].events {
+				if !ev.placed || ev.status != storage.Accepted {
+					if times[id] > 0 {
+						extra++
+					}
+					continue
+				}
+				if times[id] == 0 && seesAll && w.sees(p, r, ev, n) {
+					if missing++; missing == 1 {
+						fault("room of version %s (%s): %s does not read %s %s", r.version, w.history[n], p.ID, ev.ev.ID, ev.ev.JSON)
+					}
+				}
+				if times[id] > 0 && !told[p][r][id] {
+					if untold++; untold == 1 {
+						fault("room of version %s: the client of %s, which syncs, does not have %s %s", r.version, p.ID, ev.ev.ID, ev.ev.JSON)
+					}
+				}
+			}
+			if missing > 1 || extra > 0 || untold > 1 {
+				fault("room of version %s: %s misses %d events, has %d too many, %d were not told", r.version, p.ID, missing, extra, untold)
+			}
+		}
+	}
+}
+
+// sees says whether a steady user, or anybody where history is shared, may see an event: all but what was before
+// they came, where only members see what happens.
+func (w *world) sees(p *person, r *room, ev row, n int) bool {
+	if w.history[n] == "shared" || w.history[n] == "world_readable" {
+		return true
+	}
+	return ev.ev.Type == "m.room.message"
+}
