@@ -242,20 +242,25 @@ func (r *room) moveEnds(a *addition, h how) error {
 	}
 	a.gained = append(a.gained, a.NID)
 	r.exts = append(kept, a.Stored)
+	// The event itself is looked up while states are compared.
+	r.pending[a.NID], r.pendingID[a.ID()] = a.Stored, a.Stored
+	root, err := r.resolve(r.endRoots())
+	if err != nil {
+		return fmt.Errorf("resolve the state of %s: %w", r.id, err)
+	}
+	r.row.Root = int64(root)
+	return nil
+}
+
+// endRoots are the states after the room's open ends: the current state is what they resolve to.
+func (r *room) endRoots() []state.Root {
 	roots := make([]state.Root, 0, len(r.exts))
 	for _, e := range r.exts {
 		if !slices.Contains(roots, e.After) {
 			roots = append(roots, e.After)
 		}
 	}
-	// The event itself is looked up while states are compared.
-	r.pending[a.NID], r.pendingID[a.ID()] = a.Stored, a.Stored
-	root, err := r.resolve(roots)
-	if err != nil {
-		return fmt.Errorf("resolve the state of %s: %w", r.id, err)
-	}
-	r.row.Root = int64(root)
-	return nil
+	return roots
 }
 
 // maxUnderneath bounds the events that were not accepted through which we look for ends.

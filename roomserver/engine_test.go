@@ -22,7 +22,7 @@ import (
 func again(t *testing.T, s *roomserver.Server) *roomserver.Server {
 	t.Helper()
 	o := s.Options
-	o.Reader, o.Log = roomserver.NewReader(8<<20), zap.NewNop()
+	o.Reader, o.Log, o.Metrics = roomserver.NewReader(8<<20), zap.NewNop(), nil
 	next := roomserver.New(o)
 	if err := next.Own(t.Context(), "test"); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package roomserver
 
 import (
+	"encoding/json"
 	"slices"
 
 	"chancery/roomserver/state"
@@ -21,6 +22,13 @@ type moves struct {
 	silent    int         // pieces of state that are others without an event of their own
 	users     []id.UserID // whose membership is one of them
 	lost      []id.UserID // of these, who was joined and is not, though nobody left or was put out
+}
+
+// movedBy is what a fact of state that moved without an event says of where it came from, so that the resolution
+// can be replayed. The first fact of each move has it.
+type movedBy struct {
+	Event int64        `json:"event,omitempty"` // that brought it about
+	Roots []state.Root `json:"roots,omitempty"` // the states that were resolved
 }
 
 // moveMembers compares two states of the room, the second of which becomes the current one: brought about by an
@@ -55,10 +63,15 @@ func (r *room) moveMembers(event int64, was, is state.Root) (*moves, error) {
 			r.moveMember(m, id.UserID(k.StateKey), events[c.Was], events[c.Is], byItself)
 		}
 	}
-	if m.silent > 0 && len(m.facts) == 0 {
+	if m.silent == 0 {
+		return m, nil
+	}
+	if len(m.facts) == 0 {
 		m.facts = append(m.facts, storage.Fact{Kind: sql.FactState, Room: r.row.NID, Root: r.row.Root})
 	}
-	return m, nil
+	by, err := json.Marshal(movedBy{event, r.endRoots()})
+	m.facts[0].Extra = string(by)
+	return m, err
 }
 
 // moveMember follows one membership; nil is no event.

@@ -26,6 +26,20 @@ func (r *room) resolve(roots []state.Root) (state.Root, error) {
 	if root, ok := r.memo[memoKey]; ok {
 		return root, nil
 	}
+	root, err := r.resolveAnew(roots, nil, nil)
+	if err != nil {
+		return 0, err
+	}
+	if len(r.memo) > 100 {
+		clear(r.memo)
+	}
+	r.memo[memoKey] = root
+	return root, nil
+}
+
+// resolveAnew merges two states or more. Told are, where somebody wants to know, the conflicted slots with each
+// state's events in them, and how it went.
+func (r *room) resolveAnew(roots []state.Root, told func(slots []int64, sets [][]int64), trace *state.Trace) (state.Root, error) {
 	slots, err := r.conflicting(roots)
 	if err != nil {
 		return 0, err
@@ -38,6 +52,9 @@ func (r *room) resolve(roots []state.Root) (state.Root, error) {
 		}
 		sets[i] = slices.DeleteFunc(nids, func(n int64) bool { return n == 0 })
 	}
+	if told != nil {
+		told(slots, sets)
+	}
 	create, err := r.createNumber(roots[0])
 	if err != nil {
 		return 0, err
@@ -47,6 +64,7 @@ func (r *room) resolve(roots []state.Root) (state.Root, error) {
 		Agreed: func(keys []auth.Key) ([]int64, error) { return r.agreed(roots[0], slots, keys) },
 		Cover:  r.cover,
 		Create: create,
+		Trace:  trace,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("resolve %d states of %s: %w", len(roots), r.id, err)
@@ -63,15 +81,7 @@ func (r *room) resolve(roots []state.Root) (state.Root, error) {
 		}
 		changes[slot] = nid
 	}
-	root, err := r.array.Set(roots[0], changes)
-	if err != nil {
-		return 0, err
-	}
-	if len(r.memo) > 100 {
-		clear(r.memo)
-	}
-	r.memo[memoKey] = root
-	return root, nil
+	return r.array.Set(roots[0], changes)
 }
 
 // conflicting lists the slots in which some of the states differ.

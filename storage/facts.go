@@ -53,3 +53,9 @@ func (tx Tx) SetCursor(name string, pos int64) {
 	tx.Exec(`INSERT INTO cursors (name, pos) VALUES ($1, $2)
 		ON CONFLICT (name) DO UPDATE SET pos = excluded.pos`, name, pos)
 }
+
+// StateMoves lists the latest times that the room's state moved without an event, the newest first.
+func (tx Tx) StateMoves(room int64, limit int) ([]Fact, error) {
+	return sql.Collect(tx.Tx, scanFact, `SELECT `+factColumns+` FROM facts
+		WHERE room = $1 AND kind = 3 ORDER BY pos DESC LIMIT $2`, room, limit)
+}

@@ -24,6 +24,8 @@ const usage = `Chancery is a Matrix homeserver.
         say everything that is wrong with a configuration
   chancery user create NAME [--admin] [--config FILE] [--data DIR] [--server-name NAME]
         make an account; the password is asked for, or read from standard input
+  chancery room explain ROOM EVENT [--json]
+        say how an event was judged, and how the room's state was resolved around it
   chancery version
         print the version
 `
@@ -85,6 +87,8 @@ func dispatch(ctx context.Context, args []string, t terminal) error {
 		return runConfig(rest, t)
 	case "user":
 		return runUser(ctx, rest, t)
+	case "room":
+		return runRoom(ctx, rest, t)
 	case "version", "--version":
 		return runVersion(rest, t)
 	case "help", "-h", "--help":

@@ -90,6 +90,7 @@ type question struct {
 
 	member *memberContent
 	levels *PowerLevels
+	told   *telling // nil: nobody wants to know what each rule says
 }
 
 type verdict uint8
@@ -131,7 +132,9 @@ type list []rule
 
 func (l list) ask(q *question) answer {
 	for i, r := range l {
+		at := q.told.begin(i + 1)
 		a := r(q)
+		q.told.end(at, a)
 		if a.verdict == goesOn {
 			continue
 		}

@@ -171,6 +171,7 @@ func (r *room) check(ev *event.Event) error {
 	if err := auth.Check(ev, auth.Events(append(cited, create))); err != nil {
 		return err
 	}
+	explainAgrees(r.t, ev, r)
 	return auth.Check(ev, r)
 }
 

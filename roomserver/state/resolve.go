@@ -29,6 +29,8 @@ type Input struct {
 	// Create is the room's create event. From version 12 on no event lists it, yet it is part
 	// of every auth state.
 	Create int64
+	// Trace is told how the result came about. Nil: nobody wants to know.
+	Trace *Trace
 }
 
 // resolveBudget is how many events one resolution may read.
@@ -196,12 +198,12 @@ func (r *resolution) result(conflicted []int64) (map[auth.Key]int64, error) {
 // apply runs the iterative auth checks over a sorted list.
 //
 // spec: rooms/v2#definitions
-func (r *resolution) apply(sorted []*Known) {
+func (r *resolution) apply(stage string, sorted []*Known) {
 	for _, k := range sorted {
 		if _, isState := k.Event.StateKey(); !isState {
 			continue
 		}
-		if auth.Check(k.Event, view{r, k}) == nil {
+		if r.check(stage, k) == nil {
 			r.state[keyOf(k.Event)] = k
 		}
 	}

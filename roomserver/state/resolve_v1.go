@@ -32,6 +32,7 @@ func (r *resolution) resolveV1(conflicted []int64) error {
 		// A key that only some states have, with one event, is no conflict in version 1.
 		if len(events) == 1 {
 			r.state[key] = events[0]
+			r.in.Trace.uncontested(events[0])
 		}
 		sortByDepth(events)
 	}
@@ -48,7 +49,7 @@ func (r *resolution) resolveV1(conflicted []int64) error {
 			continue
 		}
 		for _, k := range slices.Backward(conflicts[key]) {
-			if auth.Check(k.Event, view{r, k}) == nil {
+			if r.check("the highest that is allowed", k) == nil {
 				r.state[key] = k
 				break
 			}
@@ -61,8 +62,9 @@ func (r *resolution) resolveV1(conflicted []int64) error {
 // allows, up to one that it does not.
 func (r *resolution) lastOfAllowed(key auth.Key, events []*Known) {
 	r.state[key] = events[0]
+	r.in.Trace.uncontested(events[0])
 	for _, k := range events[1:] {
-		if auth.Check(k.Event, view{r, k}) != nil {
+		if r.check("by ascending depth", k) != nil {
 			return
 		}
 		r.state[key] = k

@@ -21,15 +21,17 @@ func (r *resolution) resolveV2(sets [][]int64, conflicted []int64) error {
 		return err
 	}
 	full := append(slices.Clone(conflicted), difference...)
+	var subgraph []int64
 	if r.v.StateResolution == event.StateV21 {
 		between, err := r.in.Cover.conflictedSubgraph(conflicted)
 		if err != nil {
 			return err
 		}
-		full = append(full, between...)
+		full, subgraph = append(full, between...), between
 	}
 	slices.Sort(full)
 	full = slices.Compact(full)
+	r.in.Trace.sets(difference, subgraph, full)
 	if err := r.load(full); err != nil {
 		return err
 	}
@@ -40,12 +42,12 @@ func (r *resolution) resolveV2(sets [][]int64, conflicted []int64) error {
 	if err != nil {
 		return err
 	}
-	r.apply(r.powerOrder(first))
+	r.apply("reverse topological power order", r.powerOrder(first))
 	sorted, err := r.mainlineOrder(rest)
 	if err != nil {
 		return err
 	}
-	r.apply(sorted)
+	r.apply("mainline order", sorted)
 	return nil
 }
 
@@ -211,6 +213,7 @@ func (r *resolution) mainlineOrder(events []*Known) ([]*Known, error) {
 		}
 		positions[k.NID] = p
 	}
+	r.in.Trace.mainline(base, positions)
 	slices.SortFunc(events, func(x, y *Known) int {
 		return cmp.Or(cmp.Compare(positions[y.NID], positions[x.NID]), older(x.Event, y.Event))
 	})

@@ -4,6 +4,11 @@
 //
 //	go run ./test/specrefs [folder of the module]
 //
+// With -rules it prints instead the text of the authorisation rules of every room version, which
+// roomserver/auth keeps for those who ask why an event was refused:
+//
+//	go run ./test/specrefs -rules > roomserver/auth/rules.txt
+//
 // References: c2s/sendMessage (an operation), c2s/m.room.create (an event type), c2s#soft-logout (a
 // section), rooms/v11#authorisation-rules 4.3.3 (a rule, counted as the rendered page counts),
 // appendices#server-name, modules/push#push-rules, msc4186.
@@ -21,6 +26,13 @@ import (
 
 func main() {
 	root := "."
+	if len(os.Args) > 1 && os.Args[1] == "-rules" {
+		if err := printRules(os.Stdout); err != nil {
+			fmt.Fprintf(os.Stderr, "specrefs: %v\n", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) > 1 {
 		root = os.Args[1]
 	}

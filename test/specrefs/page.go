@@ -87,6 +87,7 @@ type opened struct {
 	level int
 	rules map[string]string
 	list  []struct{ indent, count int }
+	last  string // the rule whose text goes on, "" when none does
 }
 
 func (o *opened) read(line string) {
@@ -95,6 +96,13 @@ func (o *opened) read(line string) {
 		// A paragraph at the margin ends the list; a blank line does not.
 		if line != "" && line[0] != ' ' {
 			o.list = nil
+		}
+		text := strings.TrimSpace(line)
+		if text == "" || line[0] != ' ' {
+			o.last = ""
+		}
+		if o.last != "" {
+			o.rules[o.last] += " " + text
 		}
 		return
 	}
@@ -111,7 +119,8 @@ func (o *opened) read(line string) {
 		number = append(number, strconv.Itoa(item.count))
 	}
 	key := strings.Join(number, ".")
+	o.last = ""
 	if _, taken := o.rules[key]; !taken { // the section's first list has the word
-		o.rules[key] = m[2]
+		o.rules[key], o.last = m[2], key
 	}
 }

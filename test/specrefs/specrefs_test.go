@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -99,5 +101,21 @@ func TestRulesAreCountedAsRendered(t *testing.T) {
 	}
 	if d.sections["rules-1"].rules["1"] != "again" {
 		t.Errorf("the second section of a name is %+v", d.sections["rules-1"])
+	}
+}
+
+// What roomserver/auth says of a rule is what the specification says.
+func TestRuleTextsAreThoseOfTheSpecification(t *testing.T) {
+	spec := specOrNotice(t)
+	var now bytes.Buffer
+	if err := writeRules(&now, spec); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := os.ReadFile("../../roomserver/auth/rules.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(kept, now.Bytes()) {
+		t.Error("the rules' texts are old: go run ./test/specrefs -rules > roomserver/auth/rules.txt")
 	}
 }

@@ -86,7 +86,7 @@ func TestUserIsMadeByTheRunningServer(t *testing.T) {
 	if info, err := os.Stat(Path(cfg)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("the socket is %v, %v", info.Mode(), err)
 	}
-	srv := &http.Server{Handler: Handler(users.New(users.Options{DB: db, ServerName: cfg.ServerName, Config: cfg}), nil)}
+	srv := &http.Server{Handler: Handler(users.New(users.Options{DB: db, ServerName: cfg.ServerName, Config: cfg}), nil, nil)}
 	done := make(chan error)
 	go func() { done <- srv.Serve(l) }()
 	user, err := CreateUser(t.Context(), cfg, "", NewUser{Name: "alice", Password: "correct horse"})

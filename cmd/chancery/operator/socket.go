@@ -15,6 +15,7 @@ import (
 
 	"chancery/config"
 	"chancery/endpoint"
+	"chancery/roomserver"
 	"chancery/users"
 
 	"go.uber.org/zap"
@@ -61,14 +62,14 @@ type createUserOut struct {
 }
 
 // Handler answers on the socket.
-func Handler(u *users.Server, log *zap.Logger) http.Handler {
-	return endpoint.New(endpoint.API{Log: log, Routes: []endpoint.Route{
+func Handler(u *users.Server, rooms *roomserver.Server, log *zap.Logger) http.Handler {
+	return endpoint.New(endpoint.API{Log: log, Routes: append(roomRoutes(rooms),
 		endpoint.Row("operator", "createUser", "POST", "/users", endpoint.None, endpoint.Unlimited,
 			endpoint.Handle(func(ctx context.Context, in *createUserIn) (*createUserOut, error) {
 				user, err := create(ctx, u, in.Body)
 				return &createUserOut{user}, err
 			})),
-	}})
+	)})
 }
 
 func create(ctx context.Context, u *users.Server, n NewUser) (id.UserID, error) {

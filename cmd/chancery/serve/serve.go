@@ -418,7 +418,7 @@ func (s *server) run(ctx context.Context) error {
 		serveHTTP(frontCtx, front, s.metricsListen, mux)
 	}
 	if s.operatorListen != nil {
-		serveHTTP(frontCtx, front, s.operatorListen, operator.Handler(s.users, s.Log.Named("operator")))
+		serveHTTP(frontCtx, front, s.operatorListen, operator.Handler(s.users, s.rooms, s.Log.Named("operator")))
 	}
 	if s.fedListen != nil {
 		serveHTTP(frontCtx, front, s.fedListen, s.beside(s.around(endpoint.ServerServer, s.fed.Routes(), nil, s.fed.Handler())))
