@@ -69,3 +69,24 @@ func (w wellKnown) support(context.Context, *wellKnownIn) (*config.Support, erro
 	}
 	return &support, nil
 }
+
+type policyIn struct{}
+
+type policyOut struct {
+	Keys struct {
+		Ed25519 string `json:"ed25519"`
+	} `json:"public_keys"`
+}
+
+// policyServer publishes the key of this server as a policy server.
+//
+// spec: c2s/getWellknownPolicy
+func (s *Server) policyServer(context.Context, *policyIn) (*policyOut, error) {
+	key, ok := s.Rooms.PolicyKey()
+	if !ok {
+		return nil, chancery.NotFound("this server is no policy server")
+	}
+	var out policyOut
+	out.Keys.Ed25519 = key
+	return &out, nil
+}

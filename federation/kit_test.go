@@ -170,7 +170,7 @@ func (n *node) start(l net.Listener) {
 	n.ring = peer.NewKeyRing(n.peer, n.keys, nil, nil)
 	n.reader = roomserver.NewReader(8 << 20)
 	n.rooms = roomserver.New(roomserver.Options{DB: n.db, Reader: n.reader, ServerName: n.name, KeyID: n.keys.Key().ID, Key: n.keys.Key().Private,
-		Peer: n.peer, Keys: n.ring, DefaultVersion: "12", Log: log})
+		Peer: n.peer, Keys: n.ring, DefaultVersion: "12", PolicyServer: true, Log: log})
 	fatal(n.rooms.Own(ctx, "test"))
 	cfg := config.Default()
 	cfg.ServerName, cfg.Presence.Federate, cfg.Directory.Public = n.name, true, true

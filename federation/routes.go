@@ -73,6 +73,6 @@ func (s *Server) Routes() []endpoint.Route {
 		s2s("getContentThumbnail", "GET", "/_matrix/federation/v1/media/thumbnail/{mediaId}", signed, limitServer, endpoint.Raw(s.mediaThumbnail)),
 
 		// policy
-		s2s("askPolicyServerToSign", "POST", "/_matrix/policy/v1/sign", signed, limitServer, planned),
+		s2s("askPolicyServerToSign", "POST", "/_matrix/policy/v1/sign", signed, limitServer, endpoint.Handle(s.policySign)),
 	})
 }

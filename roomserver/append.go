@@ -402,6 +402,21 @@ func (r *room) tieEnds() error {
 	return nil
 }
 
+// tieLater is tieEnds where the room's policy server must be asked.
+func (s *Server) tieLater(r *room) {
+	if r.tying.Swap(true) {
+		return
+	}
+	go func() {
+		defer r.tying.Store(false)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*policyWait)
+		defer cancel()
+		if err := s.inOwn(ctx, r.id, func(r *room) error { return r.tieEnds() }); err != nil {
+			s.Log.Info("could not tie the open ends of a room", zap.String("room", string(r.id)), zap.Error(err))
+		}
+	}()
+}
+
 // What other servers too send to tie open ends; clients show nothing of it.
 const dummyType = "org.matrix.dummy_event"
 

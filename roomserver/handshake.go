@@ -165,22 +165,25 @@ func (s *Server) TakeMembership(ctx context.Context, origin string, roomID id.Ro
 	if errs := s.verify(ctx, []*event.Event{ev}); errs[0] != nil {
 		return nil, chancery.Forbidden("the event's signature does not hold").Because(errs[0])
 	}
-	taken := &Taken{Event: ev.JSON(), event: ev}
-	err = s.inAs(ctx, theirs, roomID, func(r *room) error {
-		if r.servers[s.ServerName] == 0 {
-			return chancery.NotFound("we are not in this room")
-		}
-		if err := r.checkACL(origin); err != nil {
+	taken := &Taken{}
+	err = s.withOpinion(ctx, func() error {
+		return s.inAs(ctx, theirs, roomID, func(r *room) error {
+			if r.servers[s.ServerName] == 0 {
+				return chancery.NotFound("we are not in this room")
+			}
+			if err := r.checkACL(origin); err != nil {
+				return err
+			}
+			taken.Servers = slices.Sorted(maps.Keys(r.servers))
+			taken.event, taken.before, err = r.takeProposed(ev)
+			taken.room = r.row
 			return err
-		}
-		taken.Servers = slices.Sorted(maps.Keys(r.servers))
-		taken.before, err = r.takeProposed(ev)
-		taken.room = r.row
-		return err
+		})
 	})
 	if err != nil {
 		return nil, err
 	}
+	taken.Event = taken.event.JSON()
 	return taken, nil
 }
 
@@ -201,43 +204,47 @@ func (s *Server) letIn(ctx context.Context, ev *event.Event, membership string) 
 }
 
 // takeProposed adds an event made of our proposal. It must be allowed now, not only where it stands.
-func (r *room) takeProposed(ev *event.Event) (before state.Root, err error) {
+// Its error may be *unasked, see withOpinion.
+func (r *room) takeProposed(ev *event.Event) (taken *event.Event, before state.Root, err error) {
 	was, err := r.seen(ev)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	if was != nil && was.Placed {
-		return was.Before, nil
+		return was.Event, was.Before, nil
 	}
 	n := &needs{}
 	prev, err := r.prevOf(ev, n)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	auths, err := r.authOf(ev, n)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	if len(n.prev) > 0 || len(n.auth) > 0 {
-		return 0, chancery.BadJSON("the event does not build on our proposal")
+		return nil, 0, chancery.BadJSON("the event does not build on our proposal")
 	}
 	if before, err = r.resolve(rootsAfter(prev)); err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	if err := r.passesOwnAuth(ev, auths); err != nil {
-		return 0, refused(err)
+		return nil, 0, refused(err)
 	}
 	for _, root := range []state.Root{before, state.Root(r.row.Root)} {
 		if err := r.allowedBy(ev, root); err != nil {
-			return 0, asRefusal(err)
+			return nil, 0, asRefusal(err)
 		}
+	}
+	if ev, err = r.recommended(ev); err != nil {
+		return nil, 0, clientError(err)
 	}
 	a, err := r.add(ev, how{before: before, own: true, row: was})
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	r.submit(a)
-	return before, nil
+	return ev, before, nil
 }
 
 // seen finds what is here of an event that somebody brings: nothing, an outlier, one that failed softly, or

@@ -39,7 +39,7 @@ func (s *Server) Invite(ctx context.Context, inv Invite) error {
 		if err := s.MayBeInvited(ctx, inv.Target); err != nil {
 			return err
 		}
-		return s.in(ctx, inv.Room, func(r *room) error {
+		return s.inOwn(ctx, inv.Room, func(r *room) error {
 			if err := r.mustBeIn(inv.Sender); err != nil {
 				return err
 			}
@@ -58,12 +58,11 @@ func (s *Server) inviteRemote(ctx context.Context, n NewEvent, server string) er
 	var ev *event.Event
 	var before state.Root
 	var stripped []json.RawMessage
-	err := s.in(ctx, n.Room, func(r *room) (err error) {
+	err := s.inOwn(ctx, n.Room, func(r *room) (err error) {
 		if err := r.mustBeIn(n.Sender); err != nil {
 			return err
 		}
-		before = state.Root(r.row.Root)
-		if ev, err = r.build(n, before); err != nil {
+		if ev, before, err = r.prepare(n); err != nil {
 			return err
 		}
 		stripped, err = r.invitation(ev)
@@ -76,9 +75,15 @@ func (s *Server) inviteRemote(ctx context.Context, n NewEvent, server string) er
 	if err != nil {
 		return asAnswer(err)
 	}
-	signed, err := event.Parse(ev.Version(), raw)
-	if err != nil || signed.ID() != ev.ID() {
+	theirs, err := event.Parse(ev.Version(), raw)
+	if err != nil || theirs.ID() != ev.ID() {
 		return chancery.Errorf(502, chancery.CodeUnknown, "the other server answered with another event than the invite").Because(err)
+	}
+	signed := ev
+	for keyID, signature := range theirs.Signatures()[server] {
+		if signed, err = signed.AddSignature(server, keyID, signature); err != nil {
+			return err
+		}
 	}
 	if errs := s.verify(ctx, []*event.Event{signed}); errs[0] != nil {
 		return chancery.Errorf(502, chancery.CodeUnknown, "the other server did not sign the invite").Because(errs[0])

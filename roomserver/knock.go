@@ -23,7 +23,7 @@ func (s *Server) Knock(ctx context.Context, j Join) error {
 	}
 	key := string(j.User)
 	remote := false
-	err = s.in(ctx, j.Room, func(r *room) error {
+	err = s.inOwn(ctx, j.Room, func(r *room) error {
 		remote = r.servers[s.ServerName] == 0
 		if remote {
 			return nil

@@ -35,7 +35,7 @@ func (s *Server) Join(ctx context.Context, j Join) error {
 	}
 	key := string(j.User)
 	remote := false
-	err = s.in(ctx, j.Room, func(r *room) error {
+	err = s.inOwn(ctx, j.Room, func(r *room) error {
 		remote = false
 		if r.servers[s.ServerName] == 0 {
 			remote = true
@@ -206,7 +206,7 @@ func (s *Server) Leave(ctx context.Context, user id.UserID, roomID id.RoomID, co
 	}
 	key := string(user)
 	elsewhere := false
-	err = s.in(ctx, roomID, func(r *room) error {
+	err = s.inOwn(ctx, roomID, func(r *room) error {
 		member, err := r.member(user)
 		if err != nil {
 			return err
@@ -255,7 +255,7 @@ func (s *Server) ChangeMember(ctx context.Context, c Change) error {
 		return err
 	}
 	key := string(c.Target)
-	return s.in(ctx, c.Room, func(r *room) error {
+	return s.inOwn(ctx, c.Room, func(r *room) error {
 		if err := r.mustBeIn(c.Sender); err != nil {
 			return err
 		}

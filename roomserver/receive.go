@@ -169,6 +169,7 @@ func isModeration(ev *event.Event) bool {
 // takeReady takes the events that need no help and gives those that do. Events share turns of the room and
 // the waits for their commits, but a turn ends early when somebody of a higher rank wants it.
 func (s *Server) takeReady(ctx context.Context, who rank, roomID id.RoomID, events []*event.Event, results *pduResults) (rest []*event.Event) {
+	var unaskeds []*unasked
 	for len(events) > 0 {
 		var errs []error
 		err := s.inAs(ctx, who, roomID, func(r *room) error {
@@ -192,11 +193,16 @@ func (s *Server) takeReady(ctx context.Context, who rank, roomID id.RoomID, even
 				rest = append(rest, ev)
 				continue
 			}
+			if u := (*unasked)(nil); errors.As(errs[i], &u) {
+				rest, unaskeds = append(rest, ev), append(unaskeds, u)
+				continue
+			}
 			// A commit that failed took all with it.
 			results.set(ev.ID(), s.told("", ev, cmp.Or(errs[i], err)))
 		}
 		events = events[len(errs):]
 	}
+	s.askAll(ctx, unaskeds)
 	return rest
 }
 
@@ -305,7 +311,9 @@ type given struct {
 
 // take judges an event and adds it to its room.
 func (s *Server) take(ctx context.Context, roomID id.RoomID, ev *event.Event, g *given) error {
-	return s.inAs(ctx, theirs, roomID, func(r *room) error { return r.take(ev, g) })
+	return s.withOpinion(ctx, func() error {
+		return s.inAs(ctx, theirs, roomID, func(r *room) error { return r.take(ev, g) })
+	})
 }
 
 func (r *room) take(ev *event.Event, g *given) error {
@@ -357,6 +365,11 @@ func (r *room) take(ev *event.Event, g *given) error {
 	if h.status, err = r.judge(ev, h.before, auths); err != nil {
 		return err
 	}
+	if h.status == storage.Accepted {
+		if ev, h.status, err = r.recommendedOrNot(ev); err != nil {
+			return err
+		}
+	}
 	if h.awaited, h.referenced, err = r.awaited(ev); err != nil {
 		return err
 	}
@@ -371,7 +384,9 @@ func (r *room) take(ev *event.Event, g *given) error {
 		return err
 	}
 	r.submit(a)
-	if err := r.tieEnds(); err != nil {
+	if err := r.tieEnds(); errors.As(err, new(*unasked)) {
+		r.s.tieLater(r)
+	} else if err != nil {
 		r.s.Log.Warn("could not tie the open ends of a room", zap.String("room", string(r.id)), zap.Error(err))
 	}
 	return nil
@@ -436,10 +451,20 @@ func (r *room) judge(ev *event.Event, before state.Root, auths []*Stored) (stora
 		if !isRejection(err) {
 			return 0, err
 		}
-		r.s.Log.Info("event failed softly", zap.String("event", string(ev.ID())), zap.Error(err))
-		return storage.SoftFailed, nil
+		return r.softFailure(ev, err), nil
 	}
 	return storage.Accepted, nil
+}
+
+// recommendedOrNot: an event that the room's policy server does not recommend fails softly.
+//
+// spec: s2s#checks-performed-on-receipt-of-a-pdu 7
+func (r *room) recommendedOrNot(ev *event.Event) (*event.Event, storage.EventStatus, error) {
+	signed, err := r.recommended(ev)
+	if no := (*notRecommended)(nil); errors.As(err, &no) {
+		return ev, r.softFailure(ev, no), nil
+	}
+	return signed, storage.Accepted, err
 }
 
 // judgePast judges an event by its auth events and by the state before it.

@@ -48,9 +48,11 @@ type room struct {
 	pendingAuth map[int64][]int64 // auth events of those in pending
 	newSlots    []storage.Slot    // given, and not yet part of an addition
 	waits       []waiter          // of the present holder
+	asked       *unasked          // of the present holder: its event, of which a policy server has been asked
 
 	known    atomic.Pointer[event.Version] // set when loaded, for those who do not hold the room
 	inFlight atomic.Int64                  // commits under way
+	tying    atomic.Bool                   // somebody outside is at work to tie its open ends
 	broken   atomic.Pointer[error]         // a commit failed: what was built on it fails too, and memory is stale
 
 	doneMu sync.Mutex // guards done; a leaf

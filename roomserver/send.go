@@ -50,7 +50,7 @@ type Sent struct {
 // spec: c2s/sendMessage, c2s/setRoomStateWithKey, c2s/redactEvent
 func (s *Server) Send(ctx context.Context, n NewEvent) (Sent, error) {
 	var sent Sent
-	err := s.in(ctx, n.Room, func(r *room) error {
+	err := s.inOwn(ctx, n.Room, func(r *room) error {
 		if n.Once != nil {
 			if eventID, ok, err := r.usedTxn(n.Sender, *n.Once); err != nil {
 				return err
@@ -112,13 +112,94 @@ func (r *room) alreadySo(n *NewEvent) (*Stored, error) {
 }
 
 // make builds an event at the end of the room, authorises it and adds it in memory.
+//
+// Where the room has a policy server its error may be *unasked: inOwn then asks, and has it made again.
 func (r *room) make(n NewEvent, h how) (*addition, error) {
-	ev, err := r.build(n, state.Root(r.row.Root))
+	ev, before, err := r.prepare(n)
 	if err != nil {
 		return nil, err
 	}
-	h.before = state.Root(r.row.Root)
+	h.before = before
 	return r.add(ev, h)
+}
+
+// prepare is make without adding the event; before is the state that it stands on.
+func (r *room) prepare(n NewEvent) (ev *event.Event, before state.Root, err error) {
+	if ev, before, err = r.begun(n); err != nil {
+		return nil, 0, err
+	}
+	if ev == nil {
+		before = state.Root(r.row.Root)
+		if ev, err = r.build(n, before); err != nil {
+			return nil, 0, err
+		}
+	}
+	ev, err = r.recommended(ev)
+	return ev, before, clientError(err)
+}
+
+// begun finds the event of which a policy server was asked meanwhile, if it is what is to be sent and the room
+// still allows it; nil when it must be built anew.
+func (r *room) begun(n NewEvent) (*event.Event, state.Root, error) {
+	if r.asked == nil || !says(r.asked.ev, n) {
+		return nil, 0, nil
+	}
+	ev := r.asked.ev
+	missing := &needs{}
+	prev, err := r.prevOf(ev, missing)
+	if err != nil || len(missing.prev) > 0 {
+		return nil, 0, err
+	}
+	before, err := r.resolve(rootsAfter(prev))
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, root := range []state.Root{before, state.Root(r.row.Root)} {
+		if err := r.allowedBy(ev, root); err != nil {
+			return nil, 0, asRefusal(err)
+		}
+	}
+	return ev, before, nil
+}
+
+// says compares an event with what is to be sent.
+func says(ev *event.Event, n NewEvent) bool {
+	key, isState := ev.StateKey()
+	if ev.Type() != n.Type || ev.Sender() != n.Sender || isState != (n.StateKey != nil) || isState && key != *n.StateKey || ev.Redacts() != n.Redacts {
+		return false
+	}
+	content, err := event.CanonicalLenient(n.Content)
+	if err != nil {
+		return false
+	}
+	if n.Redacts != "" && ev.Version().RedactsInContent {
+		if content, err = sjson.SetBytes(content, "redacts", string(n.Redacts)); err != nil {
+			return false
+		}
+		if content, err = event.CanonicalLenient(content); err != nil {
+			return false
+		}
+	}
+	return bytes.Equal(content, ev.Content())
+}
+
+// inOwn is in for work that sends an event of one of our users: where the room's policy server must be asked of
+// it, the work is done once more with its answer.
+//
+// spec: s2s#asking-for-a-policy-server-signature-on-an-event
+func (s *Server) inOwn(ctx context.Context, roomID id.RoomID, fn func(*room) error) error {
+	var last *unasked
+	return s.withOpinion(ctx, func() error {
+		err := s.in(ctx, roomID, func(r *room) error {
+			r.asked = last
+			defer func() { r.asked = nil }()
+			return fn(r)
+		})
+		if u := (*unasked)(nil); errors.As(err, &u) {
+			last = u
+		}
+		return err
+	})
 }
 
 // An event names at most this many prev events.

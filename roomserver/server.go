@@ -33,6 +33,7 @@ type Options struct {
 	Peer           *peer.Client
 	Keys           *peer.KeyRing
 	DefaultVersion string
+	PolicyServer   bool // recommend events in rooms that name this server and its key for it
 	// Exists says whether one of our users has an account that is in use. Nil: all have.
 	Exists func(context.Context, id.UserID) (bool, error)
 	// Metrics is where the engine's own metrics are registered. Nil: nowhere.
@@ -50,6 +51,7 @@ type Server struct {
 	answering *answering
 	metrics   *metrics
 	farSpaces *recent[string, *farSpace]
+	opinions  *recent[string, *opinion]
 	shards    ownership
 	inbound   chan struct{} // held by the work of other servers, in whatever room
 	rules     atomic.Int64  // counts changes of push rules
@@ -61,6 +63,7 @@ func New(o Options) *Server {
 	s.fills, s.gaps, s.answering = newFills(), newGaps(), newAnswering()
 	s.metrics = newMetrics(o.Metrics)
 	s.farSpaces = newRecent[string, *farSpace](farSpaceBytes)
+	s.opinions = newRecent[string, *opinion](opinionsBytes)
 	s.inbound = make(chan struct{}, 4*runtime.GOMAXPROCS(0)) // some of them wait for SQL
 	return s
 }

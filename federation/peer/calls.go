@@ -199,6 +199,14 @@ func (c *Client) Hierarchy(ctx context.Context, destination string, room id.Room
 	return out, c.Do(ctx, destination, "GET", at(v1, "hierarchy", string(room)), nil, out, o)
 }
 
+// PolicySign asks a policy server to sign an event, and gives its signatures.
+//
+// spec: s2s/askPolicyServerToSign
+func (c *Client) PolicySign(ctx context.Context, destination string, event json.RawMessage) (Signatures, error) {
+	var out Signatures
+	return out, c.Do(ctx, destination, "POST", "/_matrix/policy/v1/sign", event, &out, Opts{MaxBytes: 64 << 10})
+}
+
 // OpenIDUserinfo asks whose OpenID token this is.
 //
 // spec: s2s/exchangeOpenIdToken

@@ -99,7 +99,11 @@ func sortedKeys[V any](m map[string]V) []string {
 // Sign returns a copy with one more signature, as invites and restricted joins need it.
 // ID and everything signed stay the same.
 func (e *Event) Sign(server, keyID string, key ed25519.PrivateKey) (*Event, error) {
-	signature := base64.RawStdEncoding.EncodeToString(ed25519.Sign(key, e.SignedBytes()))
+	return e.AddSignature(server, keyID, base64.RawStdEncoding.EncodeToString(ed25519.Sign(key, e.SignedBytes())))
+}
+
+// AddSignature is Sign with a signature that somebody else made; whether it holds is for the caller to check.
+func (e *Event) AddSignature(server, keyID, signature string) (*Event, error) {
 	all := e.Signatures()
 	if all[server] == nil {
 		all[server] = map[string]string{}

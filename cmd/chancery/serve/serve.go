@@ -220,7 +220,7 @@ func (s *server) makeComponents(context.Context) (err error) {
 	ring := peer.NewKeyRing(s.peer, s.keys, keyStore{s.db}, nil)
 	key := s.keys.Key()
 	s.reader = roomserver.NewReader(readerBytes)
-	s.rooms = roomserver.New(roomserver.Options{DB: s.db, Reader: s.reader, ServerName: s.cfg.ServerName, KeyID: key.ID, Key: key.Private,
+	s.rooms = roomserver.New(roomserver.Options{PolicyServer: s.cfg.WellKnown.PolicyServer, DB: s.db, Reader: s.reader, ServerName: s.cfg.ServerName, KeyID: key.ID, Key: key.Private,
 		Peer: s.peer, Keys: ring, DefaultVersion: s.cfg.Rooms.DefaultVersion, Exists: s.exists, Metrics: s.registry, Log: s.Log.Named("rooms")})
 	s.users = users.New(users.Options{DB: s.db, ServerName: s.cfg.ServerName, Config: s.cfg, Log: s.Log.Named("users"),
 		Peer: s.peer, NATS: s.nats.Conn(), OnDeactivate: s.leaveRooms, OnProfile: s.showProfile})
