@@ -22,7 +22,7 @@ const bodyBytes = 4 << 20 // of one generation
 
 func newBodies() *bodies { return &bodies{young: map[int64]json.RawMessage{}} }
 
-// read gives the JSON of events in their order; those that are gone are left out.
+// read gives the JSON of events in their order, nil for those that are gone.
 func (b *bodies) read(ctx context.Context, db *storage.DB, nids []int64) ([]json.RawMessage, error) {
 	found := make(map[int64]json.RawMessage, len(nids))
 	if missing := b.get(nids, found); len(missing) > 0 {
@@ -42,11 +42,9 @@ func (b *bodies) read(ctx context.Context, db *storage.DB, nids []int64) ([]json
 			}
 		}
 	}
-	out := make([]json.RawMessage, 0, len(nids))
-	for _, n := range nids {
-		if text, ok := found[n]; ok {
-			out = append(out, text)
-		}
+	out := make([]json.RawMessage, len(nids))
+	for i, n := range nids {
+		out[i] = found[n]
 	}
 	return out, nil
 }

@@ -10,13 +10,17 @@ import (
 
 const (
 	scanBatch  = 2000
+	scanRooms  = 500
+	maxHeads   = 5    // open ends of a room that a server gets of which we do not know what it missed
 	maxOfRoom  = 1000 // events of one room that a server gets after an outage; of more it gets the last, and asks for the rest
 	maxCatchUp = 8000
 )
 
 // catchUp reads what a server is owed from the facts above its position. It ends when it has read all that the
-// reader of the log has seen: from there on the server's work comes to it again as it happens.
-func (o *Outbox) catchUp(ctx context.Context, d *destination) error {
+// reader of the log has seen: from there on the server's work comes to it again as it happens. To a server that
+// may not answer it only brings the first of its work: reading a month of facts again and again for somebody who
+// is not there would cost more than all others together.
+func (o *Outbox) catchUp(ctx context.Context, d *destination, failing bool) error {
 	select {
 	case o.scanning <- struct{}{}:
 	case <-ctx.Done():
@@ -27,6 +31,9 @@ func (o *Outbox) catchUp(ctx context.Context, d *destination) error {
 	from := d.acked
 	o.mu.Unlock()
 	owed := &owed{rooms: map[int64][]item{}}
+	if done, err := o.owedOfOld(ctx, d, from, failing, owed); err != nil || done {
+		return err
+	}
 	sets := map[int64]bool{} // does it hold the server?
 	for {
 		var facts []storage.Fact
@@ -48,6 +55,9 @@ func (o *Outbox) catchUp(ctx context.Context, d *destination) error {
 				owed.add(item{f.Pos, f.Event, f.Room})
 			}
 		}
+		if failing && o.firstOf(d, owed) {
+			return nil
+		}
 		if len(facts) == scanBatch {
 			from = facts[len(facts)-1].Pos
 			continue
@@ -61,6 +71,53 @@ func (o *Outbox) catchUp(ctx context.Context, d *destination) error {
 		}
 		o.mu.Unlock() // more happened meanwhile
 	}
+}
+
+// owedOfOld adds, when facts above a position were trimmed, the open ends of the rooms that the server is in:
+// what it missed in them it finds from there, and whether it missed anything nobody knows any more. They have the
+// position where it stopped, since only what comes after them moves it on.
+func (o *Outbox) owedOfOld(ctx context.Context, d *destination, from int64, failing bool, owed *owed) (done bool, err error) {
+	first := int64(0)
+	if err := o.DB.Read(ctx, func(tx storage.Tx) (err error) { first, err = tx.FirstPos(); return err }); err != nil {
+		return false, err
+	}
+	if first <= from+1 {
+		return false, nil
+	}
+	for room := int64(0); ; {
+		var heads []storage.Fact
+		err := o.DB.Read(ctx, func(tx storage.Tx) (err error) {
+			heads, room, err = tx.HeadsFor(d.name, o.ServerName, room, scanRooms)
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+		for i, h := range heads {
+			if i < maxHeads || heads[i-maxHeads].Room != h.Room {
+				owed.heads = append(owed.heads, item{from, h.Event, h.Room})
+			}
+		}
+		if failing && o.firstOf(d, owed) {
+			return true, nil
+		}
+		if room == 0 {
+			return false, nil
+		}
+	}
+}
+
+// firstOf gives the destination the first of what it is owed, and says whether there is anything. More remains to
+// be read when it has that.
+func (o *Outbox) firstOf(d *destination, owed *owed) bool {
+	list := owed.list()
+	if len(list) == 0 {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	d.queue = list[:min(len(list), maxPDUs)]
+	return true
 }
 
 func readSets(tx storage.Tx, facts []storage.Fact, server string, known map[int64]bool) error {
@@ -87,6 +144,7 @@ func readSets(tx storage.Tx, facts []storage.Fact, server string, known map[int6
 // server finds the others.
 type owed struct {
 	rooms map[int64][]item
+	heads []item         // open ends, not bounded: few for each room
 	many  map[int64]bool // of these only the last
 	all   bool           // of all rooms only the last
 	count int
@@ -121,11 +179,21 @@ func (w *owed) lastOnly(room int64) {
 	w.rooms[room] = []item{list[len(list)-1]}
 }
 
+// list gives all of it in order, each event once.
 func (w *owed) list() []item {
-	all := make([]item, 0, w.count)
+	all := make([]item, 0, w.count+len(w.heads))
+	among := make(map[int64]bool, w.count)
 	for _, list := range w.rooms {
 		all = append(all, list...)
+		for _, i := range list {
+			among[i.event] = true
+		}
 	}
-	slices.SortFunc(all, func(a, b item) int { return cmp.Compare(a.pos, b.pos) })
+	for _, i := range w.heads {
+		if !among[i.event] {
+			all = append(all, i)
+		}
+	}
+	slices.SortFunc(all, func(a, b item) int { return cmp.Or(cmp.Compare(a.pos, b.pos), cmp.Compare(a.event, b.event)) })
 	return all
 }

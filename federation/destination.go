@@ -2,12 +2,9 @@ package federation
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"hash/fnv"
 	"net/http"
-	"slices"
+	"sync"
 	"time"
 
 	"chancery/federation/peer"
@@ -29,8 +26,14 @@ type destination struct {
 	loose   loose
 	working bool
 	single  int           // so many pieces go alone: a transaction of several was refused
+	sent    sent          // how far the transaction under way goes
+	since   time.Time     // when that was made
+	resume  sent          // how far the first one goes: a restart sends again what was under way
 	again   chan struct{} // its back-off changed
 }
+
+// sent is how far a transaction goes: the position of its last event and the ID of its last EDU, 0 where it has none.
+type sent struct{ pos, edu int64 }
 
 // item is an event that a server gets.
 type item struct{ pos, event, room int64 }
@@ -109,121 +112,6 @@ func (o *Outbox) work(ctx context.Context, d *destination) {
 	}
 }
 
-// transaction is what goes to a destination at once. Sent again it is the same.
-type transaction struct {
-	id      string
-	items   []item
-	pdus    []json.RawMessage
-	kept    []storage.EDU
-	loose   []peer.EDU
-	refused int // how often
-}
-
-func (t *transaction) pieces() int { return len(t.pdus) + len(t.kept) }
-
-// next makes the next transaction; nil when there is nothing more to do, and the goroutine ends.
-func (o *Outbox) next(ctx context.Context, d *destination) (*transaction, error) {
-	o.mu.Lock()
-	for d.behind && len(d.queue) == 0 {
-		o.mu.Unlock()
-		// Whoever does not answer needs no work: wait first, read then.
-		o.waitOut(ctx, d)
-		if err := o.catchUp(ctx, d); err != nil {
-			return nil, err
-		}
-		o.mu.Lock()
-	}
-	pdus, edus := maxPDUs, maxEDUs
-	if d.single > 0 {
-		pdus, edus = 1, 0
-		if len(d.queue) == 0 {
-			edus = 1
-		}
-	}
-	t := &transaction{items: d.queue[:min(len(d.queue), pdus)]}
-	readKept := d.kept && edus > 0
-	if d.single == 0 {
-		t.loose = d.loose.take(maxEDUs / 4)
-	}
-	if len(t.items) == 0 && !readKept && len(t.loose) == 0 {
-		d.working = false
-		if !d.owes() && !d.kept {
-			delete(o.all, d.name)
-		}
-		o.mu.Unlock()
-		return nil, nil
-	}
-	if readKept {
-		d.kept = false // before reading: what comes later wakes us again
-	}
-	d.queue = d.queue[len(t.items):]
-	d.flying = len(t.items)
-	o.mu.Unlock()
-
-	if err := o.fill(ctx, d, t, readKept, edus-len(t.loose)); err != nil {
-		o.mu.Lock()
-		o.giveBack(d, t)
-		o.mu.Unlock()
-		return nil, err
-	}
-	return t, nil
-}
-
-// giveBack puts a transaction's work where it came from; o.mu is held.
-func (o *Outbox) giveBack(d *destination, t *transaction) {
-	d.flying, d.kept = 0, true
-	d.queue = append(append(make([]item, 0, len(t.items)+len(d.queue)), t.items...), d.queue...)
-}
-
-// fill reads what a transaction carries.
-func (o *Outbox) fill(ctx context.Context, d *destination, t *transaction, readKept bool, limit int) error {
-	nids := make([]int64, len(t.items))
-	for i, v := range t.items {
-		nids[i] = v.event
-	}
-	var err error
-	if t.pdus, err = o.bodies.read(ctx, o.DB, nids); err != nil {
-		return err
-	}
-	if readKept {
-		err = o.DB.Read(ctx, func(tx storage.Tx) error {
-			t.kept, err = tx.EDUs(d.name, limit)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		if len(t.kept) == limit { // there may be more
-			o.mu.Lock()
-			d.kept = true
-			o.mu.Unlock()
-		}
-	}
-	t.name(o)
-	return nil
-}
-
-// name gives the transaction an ID that is its own: the same work, sent again after a restart, has the same
-// one, and other work another, since a peer takes an ID it knows for a repetition.
-//
-// spec: s2s#transactions
-func (t *transaction) name(o *Outbox) {
-	last := int64(0)
-	h := fnv.New64a()
-	for _, i := range t.items {
-		last = i.pos
-		fmt.Fprintf(h, "%d ", i.pos)
-	}
-	for _, e := range t.kept {
-		last = max(last, e.ID)
-		fmt.Fprintf(h, "e%d ", e.ID)
-	}
-	if last == 0 {
-		fmt.Fprintf(h, "%d %d", time.Now().UnixNano(), o.counter.Add(1))
-	}
-	t.id = fmt.Sprintf("%d-%d-%x", o.DB.Epoch(), last, h.Sum64())
-}
-
 // wait waits for a time, or less when woken.
 func wait(ctx context.Context, woken <-chan struct{}, d time.Duration) {
 	timer := time.NewTimer(d)
@@ -255,18 +143,13 @@ func (o *Outbox) deliver(ctx context.Context, d *destination, t *transaction) {
 		return
 	}
 	for ctx.Err() == nil {
-		slots := o.healthy
-		if o.waitOut(ctx, d) {
-			slots = o.failing
-		}
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
+		leave, ok := o.enter(ctx, o.waitOut(ctx, d))
+		if !ok {
 			return
 		}
 		began := time.Now()
 		refused, err := o.Peer.SendTransaction(ctx, d.name, t.id, t.body(), peer.Opts{})
-		<-slots
+		leave()
 		if err == nil {
 			for eventID, why := range refused {
 				o.Log.Debug("a server did not want an event", zap.String("server", d.name), zap.String("event", string(eventID)), zap.String("why", why))
@@ -287,16 +170,49 @@ func (o *Outbox) deliver(ctx context.Context, d *destination, t *transaction) {
 	}
 }
 
-func (t *transaction) body() peer.Transaction {
-	body := peer.Transaction{TS: time.Now().UnixMilli(), PDUs: t.pdus, EDUs: slices.Clone(t.loose)}
-	for _, e := range t.kept {
-		body.EDUs = append(body.EDUs, peer.EDU{Type: e.Type, Content: e.Content})
+// enter waits for a place among the requests under way, and gives what leaves it. A request that takes long makes
+// room for the others: a few hundred servers that take a minute for each answer must not delay the quick ones.
+func (o *Outbox) enter(ctx context.Context, failing bool) (leave func(), ok bool) {
+	places := o.healthy
+	if failing {
+		places = o.failing
 	}
-	return body
+	select {
+	case places <- struct{}{}:
+	case <-ctx.Done():
+		return nil, false
+	}
+	var mu sync.Mutex // guards in; a leaf
+	in := places
+	late := time.AfterFunc(o.slowAfter, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if in == nil {
+			return
+		}
+		select {
+		case o.slow <- struct{}{}:
+			<-in
+			in = o.slow
+		default: // too many are slow: the rest has to wait after all
+		}
+	})
+	return func() {
+		late.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		<-in
+		in = nil
+	}, true
 }
 
-// maxRefusals is how often a server may refuse the same transaction before we look for the piece it cannot take.
-const maxRefusals = 3
+const (
+	// maxRefusals is how often a server may refuse the same transaction before we look for the piece it cannot take.
+	maxRefusals = 3
+	// maxCrashes is how often it may fail on one event, with status 500, before that is passed over: within hours.
+	// The server finds it by the events after it. It may also just be ill, so what is kept in storage is not passed over.
+	maxCrashes = 10
+)
 
 // verdict says what becomes of a transaction that did not arrive.
 type verdict int
@@ -324,22 +240,26 @@ func (o *Outbox) failed(d *destination, t *transaction, err error, took time.Dur
 		d.forget()
 	}
 	if t.pieces() == 0 {
-		d.flying = 0
+		d.flying, d.sent = 0, sent{}
 		return goOn
 	}
 	switch peer.StatusOf(err) {
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
 		t.refused++
+	case http.StatusInternalServerError:
+		t.crashed++
 	default:
 		return sendAgain
 	}
 	switch {
-	case t.refused < maxRefusals:
+	case t.refused+t.crashed < maxRefusals:
 		return sendAgain
 	case t.pieces() > 1:
 		d.single = t.pieces()
 		o.giveBack(d, t)
 		return goOn
+	case t.refused < maxRefusals && (len(t.kept) > 0 || t.crashed < maxCrashes):
+		return sendAgain
 	}
 	o.Log.Warn("a server refuses what it is owed; it is passed over", zap.String("server", d.name), zap.Error(err))
 	return passOver
@@ -350,7 +270,7 @@ func (o *Outbox) acknowledged(ctx context.Context, d *destination, t *transactio
 	o.drop(ctx, d, t)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	d.flying = 0
+	d.flying, d.sent = 0, sent{}
 	if n := len(t.items); n > 0 {
 		d.acked = t.items[n-1].pos
 	}

@@ -87,6 +87,7 @@ type node struct {
 	dir       string
 	name      string
 	retry     time.Duration
+	places    int // requests of the outbox at once, 0: as always
 	log       *zap.Logger
 	keys      *peer.Keys
 
@@ -177,6 +178,9 @@ func (n *node) start(l net.Listener) {
 	n.users = users.New(users.Options{Config: cfg, DB: n.db, ServerName: n.name, Log: log, Peer: n.peer, NATS: nats.Conn()})
 	n.outbox = federation.NewOutbox(federation.OutboxOptions{DB: n.db, Facts: facts, Peer: n.peer, Users: n.users, Presence: true,
 		ServerName: n.name, Log: log})
+	if n.places > 0 {
+		n.outbox.Places(n.places, 50*time.Millisecond)
+	}
 	outbox.Store(n.outbox)
 	n.fed = &federation.Server{Config: cfg, DB: n.db, Reader: n.reader, Rooms: n.rooms, Users: n.users, Keys: n.keys, Ring: n.ring, Log: log}
 	check := conformance.Middleware(t, conformance.Load(t, "server-server"), n.fed.Routes(), nil)

@@ -52,14 +52,19 @@ type Outbox struct {
 	bodies   *bodies
 	healthy  chan struct{} // requests under way to servers that answer
 	failing  chan struct{} // and to those that may not: they must not delay the others
+	slow     chan struct{} // those of both that take longer than slowAfter
 	scanning chan struct{}
-	running  sync.WaitGroup
-	counter  atomic.Int64 // of transactions that nobody needs to recognise
+
+	slowAfter time.Duration
+	running   sync.WaitGroup
+	counter   atomic.Int64 // of transactions that nobody needs to recognise
 }
 
 const (
 	parallelHealthy = 256
 	parallelFailing = 64
+	parallelSlow    = 1024
+	slowAfter       = 5 * time.Second
 	parallelScans   = 4
 	maxSets         = 5000
 	outboxName      = "outbox"
@@ -80,6 +85,7 @@ func NewOutbox(o OutboxOptions) *Outbox {
 		all:           map[string]*destination{}, backoff: map[string]peer.Destination{},
 		stored: map[string]storage.Destination{}, sets: map[int64][]string{}, bodies: newBodies(),
 		healthy: make(chan struct{}, parallelHealthy), failing: make(chan struct{}, parallelFailing),
+		slow: make(chan struct{}, parallelSlow), slowAfter: slowAfter,
 		scanning: make(chan struct{}, parallelScans),
 	}
 }
@@ -145,9 +151,9 @@ func (o *Outbox) load(ctx context.Context) error {
 	}
 	for _, row := range rows {
 		o.stored[row.Name] = row
-		if row.Behind {
+		if resume := (sent{row.SentPos, row.SentEDU}); row.Behind || resume != (sent{}) {
 			d := o.destination(row.Name)
-			d.behind, d.acked = true, row.Acked
+			d.behind, d.acked, d.resume = row.Behind, row.Acked, resume
 			o.kick(d)
 		}
 	}
@@ -297,11 +303,11 @@ func (o *Outbox) keepFlushing(ctx context.Context, stop context.CancelFunc) erro
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			defer cancel()
-			return o.flush(last)
+			return o.flush(last, true)
 		case <-trim.C:
 			o.trim(ctx)
 		case <-tick.C:
-			switch err := o.flush(ctx); {
+			switch err := o.flush(ctx, false); {
 			case err == eventlog.ErrStop:
 				stop()
 				return fmt.Errorf("another process sends for this server: %w", err)
@@ -313,14 +319,24 @@ func (o *Outbox) keepFlushing(ctx context.Context, stop context.CancelFunc) erro
 }
 
 // flush stores the cursor, and a row for each server that is owed something below it or that fails. A server
-// without a row has everything up to the cursor: both move in one transaction.
-func (o *Outbox) flush(ctx context.Context) error {
+// without a row has everything up to the cursor: both move in one transaction. The last flush also says what is
+// under way.
+func (o *Outbox) flush(ctx context.Context, last bool) error {
 	o.mu.Lock()
 	pos := o.pos
 	rows := map[string]storage.Destination{}
 	for name, d := range o.all {
+		row := storage.Destination{Name: name}
 		if d.owes() {
-			rows[name] = storage.Destination{Name: name, Behind: true, Acked: d.acked}
+			row.Behind, row.Acked = true, d.acked
+		}
+		// Most transactions are answered at once and need no row.
+		known := o.stored[name]
+		if last || time.Since(d.since) >= flushEvery/2 || d.sent == (sent{known.SentPos, known.SentEDU}) {
+			row.SentPos, row.SentEDU = d.sent.pos, d.sent.edu
+		}
+		if row != (storage.Destination{Name: name}) {
+			rows[name] = row
 		}
 	}
 	for name, b := range o.backoff {

@@ -101,6 +101,8 @@ type Destination struct {
 	Name     string
 	Behind   bool
 	Acked    int64
+	SentPos  int64 // how far the transaction under way goes: its last event
+	SentEDU  int64 // and its last EDU
 	Failures int
 	RetryAt  int64
 }
@@ -109,16 +111,17 @@ type Destination struct {
 func (tx Tx) Destinations() ([]Destination, error) {
 	return sql.Collect(tx.Tx, func(r *sql.Rows) (Destination, error) {
 		var d Destination
-		err := r.Scan(&d.Name, &d.Behind, &d.Acked, &d.Failures, &d.RetryAt)
+		err := r.Scan(&d.Name, &d.Behind, &d.Acked, &d.SentPos, &d.SentEDU, &d.Failures, &d.RetryAt)
 		return d, err
-	}, `SELECT name, behind, acked, failures, retry_at FROM destinations`)
+	}, `SELECT name, behind, acked, sent_pos, sent_edu, failures, retry_at FROM destinations`)
 }
 
 // SetDestination stores what the outbox remembers of a server.
 func (tx Tx) SetDestination(d Destination) {
-	tx.Exec(`INSERT INTO destinations (name, behind, acked, failures, retry_at) VALUES ($1, $2, $3, $4, $5)
+	tx.Exec(`INSERT INTO destinations (name, behind, acked, sent_pos, sent_edu, failures, retry_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (name) DO UPDATE SET behind = excluded.behind, acked = excluded.acked,
-			failures = excluded.failures, retry_at = excluded.retry_at`, d.Name, d.Behind, d.Acked, d.Failures, d.RetryAt)
+			sent_pos = excluded.sent_pos, sent_edu = excluded.sent_edu, failures = excluded.failures, retry_at = excluded.retry_at`,
+		d.Name, d.Behind, d.Acked, d.SentPos, d.SentEDU, d.Failures, d.RetryAt)
 }
 
 // DeleteDestinations forgets servers that have everything.
@@ -158,6 +161,24 @@ func (tx Tx) ServerSets(nids []int64) (map[int64][]string, error) {
 		sets[nid] = servers
 	}
 	return sets, rows.Err()
+}
+
+// HeadsFor lists the newest open ends of rooms that we and a server are in, of rooms above a number and of some at a
+// time: last is the last room looked at, 0 when there are no more. They say what a server has missed without
+// saying when.
+func (tx Tx) HeadsFor(server, own string, above int64, limit int) (heads []Fact, last int64, err error) {
+	rooms, err := sql.Collect(tx.Tx, scanInt, `SELECT nid FROM rooms WHERE nid > $1 ORDER BY nid LIMIT $2`, above, limit)
+	if err != nil || len(rooms) == 0 {
+		return nil, 0, err
+	}
+	heads, err = sql.Collect(tx.Tx, func(r *sql.Rows) (f Fact, err error) {
+		err = r.Scan(&f.Room, &f.Event)
+		return f, err
+	}, `SELECT x.room, x.event FROM extremities x WHERE x.room = ANY($1)
+		AND EXISTS (SELECT 1 FROM members m WHERE m.room = x.room AND m.membership = 'join' AND m.server = $2)
+		AND EXISTS (SELECT 1 FROM members m WHERE m.room = x.room AND m.membership = 'join' AND m.server = $3)
+		ORDER BY x.room, x.event DESC`, rooms, server, own)
+	return heads, rooms[len(rooms)-1], err
 }
 
 // OwnEventFacts lists the facts of events of ours after a position, in order: they name who gets them.

@@ -14,12 +14,16 @@ const (
 	trimPiece        = 1000
 )
 
+// EpochCursor is the row among the cursors that is no position: the number of the epoch whose beginning the keys of
+// devices have seen.
+const EpochCursor = "keys-epoch"
+
 // Trim removes what is older than its time, in small pieces, until nothing is left to remove or ctx ends.
 // Facts stay as long as a reader has not read them.
 func (db *DB) Trim(ctx context.Context, now time.Time) error {
 	below := now.Add(-factsKept).UnixMicro() // positions begin at Unix time in microseconds and never fall behind it
 	err := db.Read(ctx, func(tx Tx) error {
-		slowest, err := sql.Collect(tx.Tx, scanInt, `SELECT pos FROM cursors`)
+		slowest, err := sql.Collect(tx.Tx, scanInt, `SELECT pos FROM cursors WHERE name <> $1`, EpochCursor)
 		for _, pos := range slowest {
 			below = min(below, pos)
 		}

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	keysReader   = "device-lists" // our cursor in the log
-	epochCursor  = "keys-epoch"   // the epoch whose beginning was dealt with; no position
+	keysReader   = "device-lists"      // our cursor in the log
+	epochCursor  = storage.EpochCursor // the epoch whose beginning was dealt with; no position
 	epochPiece   = 200
 	movedPiece   = 20          // memberships looked at in one transaction
 	cursorPeriod = time.Second // a cursor moves at most so often when there is nothing to do
