@@ -30,6 +30,7 @@ type addition struct {
 	places        []state.NewPlace
 	slots         []storage.Slot
 	nodes         []state.NewNode
+	loose         int64   // how many of them may be unused
 	moves         *moves  // of the room's current state, nil when it stays
 	gained        []int64 // extremities
 	lost          []int64
@@ -131,6 +132,8 @@ func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
 	}
 	a.nodes = r.array.Take()
 	a.slots, r.newSlots = append(a.slots, r.newSlots...), nil
+	a.loose, r.loose = r.loose, 0
+	r.collection.note(a.Before, a.After, state.Root(r.row.Root))
 	a.room = r.row
 	a.first, r.stored = !r.stored, true
 	a.moved = a.moved || len(a.nodes) > 0 || len(a.slots) > 0
@@ -514,6 +517,9 @@ func (a *addition) write(tx storage.Tx) error {
 	}
 	for _, n := range a.nodes {
 		tx.InsertStateNode(a.Room, n.ID, n.Data)
+	}
+	if a.loose > 0 {
+		tx.NoteLoose(a.Room, a.loose)
 	}
 	for _, n := range a.lost {
 		tx.RemoveExtremity(a.Room, n)

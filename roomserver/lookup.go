@@ -34,7 +34,7 @@ func (rd *Reader) Lookup(tx storage.Tx, room storage.Room, asked []Lookup) ([]*S
 	}
 	nids, err := rd.Array(tx, room.NID).GetEach(numbers)
 	if err != nil {
-		return nil, fmt.Errorf("look up states: %w", err)
+		return nil, fmt.Errorf("look up states: %w", asGone(err))
 	}
 	events, err := rd.ByNumber(tx, room, distinct(nids))
 	if err != nil {

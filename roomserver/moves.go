@@ -123,6 +123,8 @@ func (m *moves) write(tx storage.Tx, room int64) {
 type metrics struct {
 	moves prometheus.Counter
 	lost  prometheus.Counter
+
+	collected prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -131,9 +133,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Times that a room's current state changed beyond what an event says, because branches of the room met."}),
 		lost: prometheus.NewCounter(prometheus.CounterOpts{Name: "chancery_memberships_lost_total",
 			Help: "Users who were joined and are not since such a change, though nobody left or was put out."}),
+		collected: prometheus.NewCounter(prometheus.CounterOpts{Name: "chancery_state_nodes_collected_total",
+			Help: "Nodes of rooms' states that were removed because nothing led to them any more."}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.moves, m.lost)
+		reg.MustRegister(m.moves, m.lost, m.collected)
 	}
 	return m
 }

@@ -1,8 +1,10 @@
 package roomserver
 
 import (
+	"errors"
 	"fmt"
 
+	"chancery"
 	"chancery/roomserver/event"
 	"chancery/roomserver/state"
 	"chancery/storage"
@@ -178,6 +180,18 @@ type nodeSource struct {
 
 func (n nodeSource) Nodes(ids []int64) (map[int64][]byte, error) { return n.tx.StateNodes(n.room, ids) }
 
+// IsGone says that state could not be read because its room was purged meanwhile, or because nothing has led to it
+// for so long that it was collected.
+func IsGone(err error) bool { return errors.Is(err, state.ErrMissing) }
+
+// asGone tells a client so: what is not there any more is no failure of the server.
+func asGone(err error) error {
+	if IsGone(err) {
+		return chancery.NotFound("this state of the room is not kept any more").Because(err)
+	}
+	return err
+}
+
 // Array gives the room's states for reading.
 func (rd *Reader) Array(tx storage.Tx, room int64) *state.Array {
 	return state.NewArray(room, nodeSource{tx, room}, rd.nodes, nil)
@@ -187,7 +201,7 @@ func (rd *Reader) Array(tx storage.Tx, room int64) *state.Array {
 func (rd *Reader) State(tx storage.Tx, room storage.Room, root state.Root) ([]*Stored, error) {
 	entries, err := rd.Array(tx, room.NID).All(root)
 	if err != nil {
-		return nil, err
+		return nil, asGone(err)
 	}
 	nids := make([]int64, len(entries))
 	for i, e := range entries {
@@ -204,7 +218,7 @@ func (rd *Reader) stateOf(tx storage.Tx, room storage.Room, root state.Root, slo
 	}
 	nids, err := rd.Array(tx, room.NID).Get(root, numbers...)
 	if err != nil {
-		return nil, err
+		return nil, asGone(err)
 	}
 	return rd.inOrder(tx, room, nids)
 }
@@ -250,7 +264,7 @@ func (rd *Reader) StateEvent(tx storage.Tx, room storage.Room, root state.Root, 
 func (rd *Reader) Differences(tx storage.Tx, room storage.Room, was, is state.Root) (changed []*Stored, gone []storage.Slot, err error) {
 	changes, err := rd.Array(tx, room.NID).Diff(was, is)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, asGone(err)
 	}
 	var nids, lost []int64
 	for _, c := range changes {

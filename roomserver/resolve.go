@@ -44,13 +44,14 @@ func (r *room) resolveAnew(roots []state.Root, told func(slots []int64, sets [][
 	if err != nil {
 		return 0, err
 	}
-	sets := make([][]int64, len(roots))
+	sets, values := make([][]int64, len(roots)), make([][]int64, len(roots))
 	for i, root := range roots {
 		nids, err := r.array.Get(root, slots...)
 		if err != nil {
 			return 0, err
 		}
-		sets[i] = slices.DeleteFunc(nids, func(n int64) bool { return n == 0 })
+		values[i] = nids
+		sets[i] = slices.DeleteFunc(slices.Clone(nids), func(n int64) bool { return n == 0 })
 	}
 	if told != nil {
 		told(slots, sets)
@@ -81,7 +82,29 @@ func (r *room) resolveAnew(roots []state.Root, told func(slots []int64, sets [][
 		}
 		changes[slot] = nid
 	}
-	return r.array.Set(roots[0], changes)
+	made := r.array.Made()
+	root, err := r.array.Set(roots[nearest(slots, values, changes)], changes)
+	r.loose += int64(r.array.Made() - made)
+	r.collection.note(root)
+	return root, err
+}
+
+// nearest finds the state that differs least from the result: mostly the result is one of those that were merged,
+// and then nothing new is made.
+func nearest(slots []int64, values [][]int64, result map[int64]int64) int {
+	best, least := 0, len(slots)+1
+	for i, nids := range values {
+		differ := 0
+		for j, slot := range slots {
+			if result[slot] != nids[j] {
+				differ++
+			}
+		}
+		if differ < least {
+			best, least = i, differ
+		}
+	}
+	return best
 }
 
 // conflicting lists the slots in which some of the states differ.

@@ -49,6 +49,8 @@ type room struct {
 	newSlots    []storage.Slot    // given, and not yet part of an addition
 	waits       []waiter          // of the present holder
 	asked       *unasked          // of the present holder: its event, of which a policy server has been asked
+	loose       int64             // nodes made for states that no event may ever stand on, and not yet part of an addition
+	collection  *collection       // of unused nodes, while one runs
 
 	known    atomic.Pointer[event.Version] // set when loaded, for those who do not hold the room
 	inFlight atomic.Int64                  // commits under way
@@ -91,6 +93,7 @@ func (r *room) reset(row storage.Room, version *event.Version) {
 	r.broken.Store(nil)
 	r.known.Store(version)
 	r.create, r.newSlots, r.owners = nil, nil, nil
+	r.loose, r.collection = 0, nil
 	r.doneMu.Lock()
 	r.done = nil
 	r.doneMu.Unlock()

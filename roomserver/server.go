@@ -77,6 +77,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.keepShards(ctx) })
 	g.Go(func() error { return s.keepHouse(ctx) })
 	g.Go(func() error { return s.fillGaps(ctx) })
+	g.Go(func() error { return s.collectNodes(ctx) })
 	return g.Wait()
 }
 

@@ -101,14 +101,14 @@ func (rd *Reader) stateNumbers(tx storage.Tx, room storage.Room, root state.Root
 			numbers[i] = s.Slot
 		}
 		nids, err := array.Get(root, numbers...)
-		return slices.DeleteFunc(nids, func(n int64) bool { return n == 0 }), err
+		return slices.DeleteFunc(nids, func(n int64) bool { return n == 0 }), asGone(err)
 	}
 	entries, err := array.All(root)
 	nids := make([]int64, len(entries))
 	for i, e := range entries {
 		nids[i] = e.NID
 	}
-	return nids, err
+	return nids, asGone(err)
 }
 
 // chainNumbers walks the auth events of events, level by level: the numbers of all events in the auth chains.

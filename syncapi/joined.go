@@ -9,6 +9,8 @@ import (
 	"chancery/roomserver/clientevent"
 	"chancery/roomserver/state"
 	"chancery/storage"
+
+	"go.uber.org/zap"
 )
 
 // joined is a room of the section "join".
@@ -31,7 +33,12 @@ func (a *answer) writeJoined() (*writer, error) {
 		if !a.news.all && !a.q.full && j.news == nil && !typing[j.row.NID] {
 			continue
 		}
-		if err := a.fill(j); err != nil {
+		err := a.fill(j)
+		if roomserver.IsGone(err) { // purged meanwhile: the others are told all the same
+			a.s.Log.Info("left a room out of an answer whose state is gone", zap.String("room", j.row.ID), zap.Error(err))
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("tell of %s: %w", j.row.ID, err)
 		}
 		list = append(list, j)

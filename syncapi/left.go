@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"go.uber.org/zap"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/roomserver"
@@ -25,6 +26,10 @@ func (a *answer) writeLeft() (*writer, error) {
 	section := &writer{}
 	for _, l := range a.left {
 		room, err := a.writeLeave(l)
+		if roomserver.IsGone(err) {
+			a.s.Log.Info("left a room out of an answer whose state is gone", zap.String("room", l.row.ID), zap.Error(err))
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("tell of %s, which the user left: %w", l.row.ID, err)
 		}

@@ -33,6 +33,9 @@ func (a *answer) writeRooms(body *writer) error {
 			if a.news.all || r != nil && r.mine {
 				err = a.writeInvited(row, m)
 			}
+			if roomserver.IsGone(err) {
+				continue // purged meanwhile
+			}
 		case "leave", "ban":
 			if (a.news.all && a.q.filter.Room.IncludeLeave || r != nil && r.mine) && !m.Forgotten {
 				a.left = append(a.left, &left{row: row, member: m, news: r})
@@ -104,6 +107,9 @@ func (a *answer) fallen() error {
 			return fmt.Errorf("read a room's state at a token: %w", err)
 		}
 		was, err := a.membershipAt(row, state.Root(root))
+		if roomserver.IsGone(err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

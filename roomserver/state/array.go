@@ -49,6 +49,9 @@ func (a *Array) Take() []NewNode {
 	return made
 }
 
+// Made says how many nodes the next Take gives.
+func (a *Array) Made() int { return len(a.made) }
+
 // Stored tells that the transaction of these nodes is committed: from now on other readers
 // of the room may find them in the cache.
 func (a *Array) Stored(nodes []NewNode) {
