@@ -13,22 +13,25 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// gaps are the rooms in whose history something is missing, to be asked for though nobody reads it yet. They
-// are only a reminder: the gaps themselves are in storage, and a room that is forgotten here is noted again
-// when it is next read.
-type gaps struct {
+// reminders are rooms in which there is something to be asked for though nobody wants it yet. They only remind: what
+// there is to do is in storage, and a room that is forgotten here is noted again later.
+type reminders struct {
+	first, longest time.Duration // pauses between tries
+	most           int           // tries
+
 	mu    sync.Mutex // guards rooms; a leaf
-	rooms map[id.RoomID]*gapTry
+	rooms map[id.RoomID]*reminder
 	wake  chan struct{}
 }
 
-type gapTry struct {
+type reminder struct {
 	at    time.Time
 	tries int
+	busy  bool // somebody is there
 }
 
 const (
-	maxGapRooms   = 10_000
+	maxReminders  = 10_000
 	gapsAtOnce    = 2    // rooms at a time
 	gapPiece      = 100  // events asked for at a time
 	gapBudget     = 2000 // events a visit may bring; what lies below comes when somebody reads there
@@ -37,13 +40,28 @@ const (
 	gapMaxPause   = time.Hour
 )
 
-func newGaps() *gaps { return &gaps{rooms: map[id.RoomID]*gapTry{}, wake: make(chan struct{}, 1)} }
+func newReminders(first, longest time.Duration, most int) *reminders {
+	return &reminders{first: first, longest: longest, most: most, rooms: map[id.RoomID]*reminder{}, wake: make(chan struct{}, 1)}
+}
 
-// note has the gaps of a room filled soon.
-func (g *gaps) note(roomID id.RoomID) {
+// note has a room visited at once; one that waits for another try goes on waiting.
+func (g *reminders) note(roomID id.RoomID) { g.noteAt(roomID, time.Time{}) }
+
+// noteSoon has a room visited after the first pause.
+func (g *reminders) noteSoon(roomID id.RoomID) {
+	at := time.Now().Add(g.first)
+	g.noteAt(roomID, at)
 	g.mu.Lock()
-	if g.rooms[roomID] == nil && len(g.rooms) < maxGapRooms {
-		g.rooms[roomID] = &gapTry{}
+	defer g.mu.Unlock()
+	if try := g.rooms[roomID]; try != nil && at.Before(try.at) {
+		try.at = at
+	}
+}
+
+func (g *reminders) noteAt(roomID id.RoomID, at time.Time) {
+	g.mu.Lock()
+	if g.rooms[roomID] == nil && len(g.rooms) < maxReminders {
+		g.rooms[roomID] = &reminder{at: at}
 	}
 	g.mu.Unlock()
 	select {
@@ -53,56 +71,58 @@ func (g *gaps) note(roomID id.RoomID) {
 }
 
 // due lists the rooms whose time has come.
-func (g *gaps) due(now time.Time) (rooms []id.RoomID) {
+func (g *reminders) due(now time.Time) (rooms []id.RoomID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for roomID, try := range g.rooms {
-		if !now.Before(try.at) {
+		if !now.Before(try.at) && !try.busy {
+			try.busy = true
 			rooms = append(rooms, roomID)
 		}
 	}
 	return rooms
 }
 
-// tried forgets a room that is whole, or that nobody can make whole; another is tried again, ever later.
-func (g *gaps) tried(roomID id.RoomID, whole bool) {
+// tried forgets a room in which nothing is left to do, or where nobody can help; another is tried again, ever later.
+func (g *reminders) tried(roomID id.RoomID, whole bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	try := g.rooms[roomID]
 	if try == nil {
 		return
 	}
-	if try.tries++; whole || try.tries >= gapTries {
+	try.busy = false
+	if try.tries++; whole || try.tries >= g.most {
 		delete(g.rooms, roomID)
 		return
 	}
-	try.at = time.Now().Add(min(gapFirstPause<<(try.tries-1), gapMaxPause))
+	try.at = time.Now().Add(min(g.first<<(try.tries-1), g.longest))
 }
 
-// fillGaps asks for what is missing in rooms' histories until ctx ends.
-func (s *Server) fillGaps(ctx context.Context) error {
-	tick := time.NewTicker(gapFirstPause)
+// visit goes to rooms when they are due, until ctx ends, and says what it could not do there.
+func (s *Server) visit(ctx context.Context, g *reminders, what string, do func(context.Context, id.RoomID) (whole bool, err error)) error {
+	tick := time.NewTicker(g.first)
 	defer tick.Stop()
+	var all errgroup.Group
+	all.SetLimit(gapsAtOnce)
+	defer all.Wait() // no function fails: each room is tried again by itself
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-		case <-s.gaps.wake:
+		case <-g.wake:
 		}
-		var g errgroup.Group
-		g.SetLimit(gapsAtOnce)
-		for _, roomID := range s.gaps.due(time.Now()) {
-			g.Go(func() error {
-				whole, err := s.fillGapsOf(ctx, roomID)
+		for _, roomID := range g.due(time.Now()) {
+			all.Go(func() error {
+				whole, err := do(ctx, roomID)
 				if err != nil && ctx.Err() == nil {
-					s.Log.Info("could not fill the gaps of a room", zap.String("room", string(roomID)), zap.Error(err))
+					s.Log.Info("could not "+what, zap.String("room", string(roomID)), zap.Error(err))
 				}
-				s.gaps.tried(roomID, whole)
+				g.tried(roomID, whole)
 				return nil
 			})
 		}
-		g.Wait() // no function fails: each room is tried again by itself
 	}
 }
 

@@ -147,7 +147,7 @@ func (s *Server) receiveInRoom(ctx context.Context, origin string, roomID id.Roo
 	}
 	for _, ev := range good {
 		if waiting[ev] { // what it stands on is not here: it is fetched outside the exclusion
-			results.set(ev.ID(), s.told(origin, ev, s.receiveOne(ctx, origin, roomID, ev)))
+			results.set(ev.ID(), s.told(origin, ev, s.orLater(ctx, origin, roomID, ev, s.receiveOne(ctx, origin, roomID, ev))))
 		}
 	}
 }

@@ -47,7 +47,8 @@ type Server struct {
 	mu        sync.Mutex // guards rooms; never held while waiting
 	rooms     map[id.RoomID]*room
 	fills     *fills
-	gaps      *gaps
+	gaps      *reminders // rooms in whose history something is missing
+	late      *reminders // rooms with events that could not be judged yet
 	answering *answering
 	metrics   *metrics
 	farSpaces *recent[string, *farSpace]
@@ -60,7 +61,9 @@ type Server struct {
 // New makes the engine. Run must be running for idle rooms to leave memory.
 func New(o Options) *Server {
 	s := &Server{Options: o, rooms: map[id.RoomID]*room{}}
-	s.fills, s.gaps, s.answering = newFills(), newGaps(), newAnswering()
+	s.fills, s.answering = newFills(), newAnswering()
+	s.gaps = newReminders(gapFirstPause, gapMaxPause, gapTries)
+	s.late = newReminders(lateFirstPause, lateMaxPause, lateTries)
 	s.metrics = newMetrics(o.Metrics)
 	s.farSpaces = newRecent[string, *farSpace](farSpaceBytes)
 	s.opinions = newRecent[string, *opinion](opinionsBytes)
@@ -76,8 +79,9 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.keepShards(ctx) })
 	g.Go(func() error { return s.keepHouse(ctx) })
-	g.Go(func() error { return s.fillGaps(ctx) })
 	g.Go(func() error { return s.collectNodes(ctx) })
+	g.Go(func() error { return s.visit(ctx, s.gaps, "fill the gaps of a room", s.fillGapsOf) })
+	g.Go(func() error { return s.judgeLate(ctx) })
 	return g.Wait()
 }
 

@@ -1,0 +1,61 @@
+package storage
+
+import "chancery/storage/sql"
+
+// Unjudged is an event that waits to be judged until what it builds on can be had.
+type Unjudged struct {
+	Room   int64
+	ID     string
+	Origin string
+	Since  int64 // milliseconds
+	JSON   []byte
+}
+
+// AddUnjudged keeps an event to be judged later.
+func (tx Tx) AddUnjudged(u Unjudged) {
+	tx.Exec(`INSERT INTO unjudged (room, event_id, origin, since, json) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (room, event_id) DO NOTHING`, u.Room, sql.Text(u.ID), u.Origin, u.Since, string(u.JSON))
+}
+
+// UnjudgedIn lists events of a room that wait, those first that came last.
+func (tx Tx) UnjudgedIn(room int64, limit int) ([]Unjudged, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (Unjudged, error) {
+		u := Unjudged{Room: room}
+		var text string
+		err := r.Scan(&u.ID, &u.Origin, &u.Since, &text)
+		u.ID, u.JSON = sql.Untext(u.ID), []byte(text)
+		return u, err
+	}, `SELECT event_id, origin, since, json FROM unjudged WHERE room = $1 ORDER BY since DESC LIMIT $2`, room, limit)
+}
+
+// CountUnjudged counts the events that wait in a room, and in all.
+func (tx Tx) CountUnjudged(room int64) (here, all int64, err error) {
+	err = tx.QueryRow(`SELECT (SELECT count(*) FROM unjudged WHERE room = $1), (SELECT count(*) FROM unjudged)`, room).Scan(&here, &all)
+	return here, all, err
+}
+
+// DeleteUnjudged lets events of a room wait no more.
+func (tx Tx) DeleteUnjudged(room int64, ids []string) {
+	for _, v := range ids {
+		tx.Exec(`DELETE FROM unjudged WHERE room = $1 AND event_id = $2`, room, sql.Text(v))
+	}
+}
+
+// DropOldestUnjudged makes place in a room: what came first goes.
+func (tx Tx) DropOldestUnjudged(room int64) {
+	tx.Exec(`DELETE FROM unjudged WHERE room = $1 AND since = (SELECT min(since) FROM unjudged WHERE room = $1)`, room)
+}
+
+// TrimUnjudged drops what has waited since before a time.
+func (tx Tx) TrimUnjudged(before int64) {
+	tx.Exec(`DELETE FROM unjudged WHERE since < $1`, before)
+}
+
+// RoomsWithUnjudged lists the rooms in which events wait.
+func (tx Tx) RoomsWithUnjudged(limit int) ([]string, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (string, error) {
+		var v string
+		err := r.Scan(&v)
+		return sql.Untext(v), err
+	}, `SELECT DISTINCT r.room_id FROM unjudged u JOIN rooms r ON r.nid = u.room LIMIT $1`, limit)
+}
