@@ -194,6 +194,9 @@ func (r *room) accept(a *addition, h how) error {
 		a.moves = moves
 		a.facts = append(a.facts, moves.facts...)
 	}
+	if a.IsState("m.room.tombstone", "") {
+		a.facts = append(a.facts, storage.Fact{Kind: sql.FactReplaced, Room: r.row.NID, Event: a.NID})
+	}
 	if err := r.noteRedaction(a); err != nil {
 		return err
 	}

@@ -24,10 +24,10 @@ const (
 )
 
 // FollowRooms reads the log for those who come and go, until ctx ends: a user who comes into a
-// room is made known to its servers, and the device list of one who shares no room any more is
-// forgotten. Its cursor is in storage: what happened while nobody read is read later.
+// room is made known to its servers, and has there what they set for the room that it replaced; the device
+// list of one who shares no room any more is forgotten. Its cursor is in storage: what happened while nobody read is read later.
 //
-// spec: s2s#device-management
+// spec: s2s#device-management, c2s#room-upgrades
 func (s *Server) FollowRooms(ctx context.Context, log *eventlog.Log) error {
 	var from int64
 	err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
@@ -41,7 +41,11 @@ func (s *Server) FollowRooms(ctx context.Context, log *eventlog.Log) error {
 	var moved time.Time
 	err = log.Read(ctx, keysReader, from, func(ctx context.Context, facts []storage.Fact) error {
 		var members []storage.Fact
+		var replaced []int64
 		for _, f := range facts {
+			if f.Kind == sql.FactReplaced && s.Rooms != nil {
+				replaced = append(replaced, f.Room)
+			}
 			// Where branches of a room meet, a membership may move without an event of its own.
 			if (f.Kind == sql.FactEvent || f.Kind == sql.FactState) && f.User != "" {
 				members = append(members, f)
@@ -52,7 +56,10 @@ func (s *Server) FollowRooms(ctx context.Context, log *eventlog.Log) error {
 				}
 			}
 		}
-		if len(members) == 0 && time.Since(moved) < cursorPeriod {
+		if err := s.roomsReplaced(ctx, replaced); err != nil {
+			return err
+		}
+		if len(members) == 0 && len(replaced) == 0 && time.Since(moved) < cursorPeriod {
 			return nil
 		}
 		last := facts[len(facts)-1].Pos
@@ -119,6 +126,35 @@ func (s *Server) membersMoved(ctx context.Context, facts []storage.Fact, was, is
 	})
 }
 
+// roomsReplaced carries over what those have set who are in a new room already.
+func (s *Server) roomsReplaced(ctx context.Context, rooms []int64) error {
+	for _, room := range rooms {
+		var next storage.Room
+		var users []string
+		err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
+			next, users, err = s.replaced(tx, room)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for piece := range slices.Chunk(users, movedPiece) {
+			err := s.DB.Write(ctx, piece, func(tx storage.Tx) error {
+				for _, user := range piece {
+					if err := s.arrived(tx, next.NID, id.UserID(user)); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // localMoved tells servers that meet a user for the first time of the user's devices.
 func (s *Server) localMoved(tx storage.Tx, room int64, user id.UserID) error {
 	told, err := tx.ServersTold(string(user))
@@ -139,6 +175,9 @@ func (s *Server) localMoved(tx storage.Tx, room int64, user id.UserID) error {
 	}
 	if !ok || member.Membership != "join" {
 		return s.forgetRoom(tx, room)
+	}
+	if err := s.arrived(tx, room, user); err != nil {
+		return err
 	}
 	counts, err := tx.ServersIn(room)
 	if err != nil {

@@ -27,6 +27,7 @@ type Options struct {
 	Log        *zap.Logger
 	Peer       *peer.Client // nil asks no other server
 	Peers      Peers        // who asks other servers for keys; nil is Peer
+	Rooms      Rooms        // which replaced which; nil carries nothing over
 	NATS       *nats.Conn   // tells other processes who types and who is online; nil tells only this one
 
 	// OnDeactivate takes a deactivated user out of all rooms. It is asked again until it

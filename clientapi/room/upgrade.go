@@ -1,8 +1,14 @@
 package room
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
 
 	"chancery"
 	"chancery/endpoint"
@@ -79,7 +85,12 @@ type predecessor struct {
 	power     auth.PowerLevels
 	last      id.EventID
 	published bool
+	children  []*roomserver.Stored // of a space
+	bans      []*roomserver.Stored
 }
+
+// Of what there may be very much, a new room begins with no more than this.
+const maxHandedOn = 5000
 
 // predecessor reads a room that the caller wants to replace, if they may.
 func (a *API) predecessor(ctx context.Context, roomID id.RoomID, user id.UserID) (*predecessor, error) {
@@ -111,6 +122,9 @@ func (a *API) predecessor(ctx context.Context, roomID id.RoomID, user id.UserID)
 		if !old.power.Of(user).AtLeast(old.power.ForEvent("m.room.tombstone", true)) {
 			return chancery.Forbidden("you may not replace this room")
 		}
+		if err := a.readAlong(tx, v.room, old); err != nil {
+			return err
+		}
 		rows, err := tx.EventsBelow(v.room.NID, end, begin, 1)
 		if err != nil {
 			return err
@@ -121,6 +135,37 @@ func (a *API) predecessor(ctx context.Context, roomID id.RoomID, user id.UserID)
 		old.published, err = tx.IsPublished(string(roomID))
 		return err
 	})
+}
+
+// readAlong reads who is banned, and the rooms in a space.
+func (a *API) readAlong(tx storage.Tx, room storage.Room, old *predecessor) error {
+	banned, err := tx.Members(room.NID, []string{"ban"})
+	if err != nil {
+		return err
+	}
+	var nids []int64
+	for _, m := range banned[:min(len(banned), maxHandedOn)] {
+		nids = append(nids, m.Event)
+	}
+	bans, err := a.Reader.ByNumber(tx, room, nids)
+	if err != nil {
+		return err
+	}
+	for _, n := range nids {
+		if ev := bans[n]; ev != nil {
+			old.bans = append(old.bans, ev)
+		}
+	}
+	if member(old.state["m.room.create"].Content(), "type") != "m.space" {
+		return nil
+	}
+	children, err := a.Reader.StateOfType(tx, room, rootOf(room), "m.space.child")
+	for _, ev := range children[:min(len(children), maxHandedOn)] {
+		if gjson.GetBytes(ev.Content(), "via").IsArray() {
+			old.children = append(old.children, ev)
+		}
+	}
+	return err
 }
 
 // successor begins the room that replaces this one.
@@ -183,13 +228,90 @@ func (a *API) handedOn(ctx context.Context, old *predecessor, version *event.Ver
 			events = append(events, roomserver.NewEvent{Type: t, StateKey: new(string), Content: ev.Content()})
 		}
 	}
-	if ev := old.state["m.room.canonical_alias"]; ev != nil && len(aliasesIn(ev.Content())) > 0 {
-		events = append(events, roomserver.NewEvent{Type: "m.room.canonical_alias", StateKey: new(string), Content: ev.Content()})
+	if moved, _, err := a.splitAliases(old); err != nil {
+		return nil, err
+	} else if moved != nil {
+		events = append(events, roomserver.NewEvent{Type: "m.room.canonical_alias", StateKey: new(string), Content: moved})
 	}
+	for _, ev := range old.children {
+		room, _ := ev.StateKey()
+		events = append(events, roomserver.NewEvent{Type: "m.space.child", StateKey: &room, Content: ev.Content()})
+	}
+	bans, err := old.bansBy(version, append(slices.Clone(creators), user), first)
+	if err != nil {
+		return nil, err
+	}
+	events = append(events, bans...)
 	if raised {
 		events = append(events, roomserver.NewEvent{Type: "m.room.power_levels", StateKey: new(string), Content: final})
 	}
 	return events, nil
+}
+
+// bansBy repeats the bans that the last of the creators may make in the new room.
+func (old *predecessor) bansBy(version *event.Version, creators []id.UserID, levels json.RawMessage) ([]roomserver.NewEvent, error) {
+	level := func(of id.UserID) int64 {
+		if v := gjson.GetBytes(levels, "users."+gjson.Escape(string(of))); v.Exists() {
+			return v.Int()
+		}
+		return gjson.GetBytes(levels, "users_default").Int()
+	}
+	user, needed := creators[len(creators)-1], int64(50)
+	if v := gjson.GetBytes(levels, "ban"); v.Exists() {
+		needed = v.Int()
+	}
+	var events []roomserver.NewEvent
+	for _, ev := range old.bans {
+		target, _ := ev.StateKey()
+		if version.PrivilegedCreators && slices.Contains(creators, id.UserID(target)) {
+			continue
+		}
+		if !version.PrivilegedCreators && (level(user) < needed || level(id.UserID(target)) >= level(user)) {
+			continue
+		}
+		members := map[string]any{"membership": "ban"}
+		if reason := member(ev.Content(), "reason"); reason != "" {
+			members["reason"] = reason
+		}
+		content, err := object(members)
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, roomserver.NewEvent{Type: "m.room.member", StateKey: &target, Content: content})
+	}
+	return events, nil
+}
+
+// splitAliases parts the aliases that the old room shows: those of this server move to the new room, those of others mean the
+// old one on. Either is nil when there are none.
+func (a *API) splitAliases(old *predecessor) (moved, stay json.RawMessage, err error) {
+	ev := old.state["m.room.canonical_alias"]
+	if ev == nil {
+		return nil, nil, nil
+	}
+	ours, others := map[string]any{}, map[string]any{}
+	side := func(alias string) map[string]any {
+		if _, server, _ := strings.Cut(alias, ":"); server == a.Rooms.ServerName {
+			return ours
+		}
+		return others
+	}
+	if alias := member(ev.Content(), "alias"); alias != "" {
+		side(alias)["alias"] = alias
+	}
+	for _, alt := range gjson.GetBytes(ev.Content(), "alt_aliases").Array() {
+		in := side(alt.String())
+		list, _ := in["alt_aliases"].([]string)
+		in["alt_aliases"] = append(list, alt.String())
+	}
+	if len(ours) == 0 {
+		return nil, ev.Content(), nil
+	}
+	if moved, err = object(ours); err != nil {
+		return nil, nil, err
+	}
+	stay, err = object(others)
+	return moved, stay, err
 }
 
 // levels are the old room's power levels in the words of the new version: creators of version 12 are not
@@ -199,7 +321,10 @@ func (old *predecessor) levels(version *event.Version, user id.UserID, creators 
 	if ev := old.state["m.room.power_levels"]; ev != nil {
 		content = append(json.RawMessage(nil), ev.Content()...)
 	}
-	var err error
+	content, err := wholeLevels(content)
+	if err != nil {
+		return nil, err
+	}
 	set := func(path string, value any) {
 		if err == nil {
 			content, err = sjson.SetBytes(content, path, value)
@@ -218,12 +343,50 @@ func (old *predecessor) levels(version *event.Version, user id.UserID, creators 
 		if tombstone, _ := old.power.ForEvent("m.room.tombstone", true).Number(); tombstone <= stateDefault || tombstone == 100 {
 			set(`events.m\.room\.tombstone`, max(150, stateDefault+1))
 		}
-	case !isNumber:
-		set(key, 100)
+	case old.version.PrivilegedCreators:
+		// Nobody stands above all numbers there: what took more than all is for whoever has the most.
+		if gjson.GetBytes(content, `events.m\.room\.tombstone`).Int() > 100 {
+			set(`events.m\.room\.tombstone`, 100)
+		}
+		if !isNumber {
+			set(key, 100)
+		} else if !gjson.GetBytes(content, key).Exists() {
+			set(key, level)
+		}
 	case !gjson.GetBytes(content, key).Exists():
 		set(key, level)
 	}
 	return content, err
+}
+
+// wholeLevels writes levels as numbers that older versions let stand as texts.
+//
+// spec: rooms/v10#values-in-mroompower_levels-events-must-be-integers
+func wholeLevels(content json.RawMessage) (json.RawMessage, error) {
+	var levels map[string]any
+	decoder := json.NewDecoder(bytes.NewReader(content))
+	decoder.UseNumber()
+	if err := decoder.Decode(&levels); err != nil {
+		return nil, fmt.Errorf("read the power levels of a room: %w", err)
+	}
+	whole := func(in map[string]any) {
+		for k, v := range in {
+			text, isText := v.(string)
+			if number, ok := v.(json.Number); ok {
+				text, isText = number.String(), true
+			}
+			if f, err := strconv.ParseFloat(strings.TrimSpace(text), 64); isText && err == nil && math.Abs(f) < 1<<53 {
+				in[k] = int64(f)
+			}
+		}
+	}
+	whole(levels)
+	for _, k := range []string{"events", "users", "notifications"} {
+		if in, ok := levels[k].(map[string]any); ok {
+			whole(in)
+		}
+	}
+	return object(levels)
 }
 
 // bury tells the old room what replaces it, and ends the talk there as far as the caller may.
@@ -240,6 +403,14 @@ func (a *API) bury(ctx context.Context, roomID, replacement id.RoomID, user id.U
 	}
 	if err := send("m.room.tombstone", tombstone); err != nil {
 		return err
+	}
+	// Aliases that mean the new room are not shown here any more.
+	if moved, stay, err := a.splitAliases(old); err != nil {
+		return err
+	} else if moved != nil {
+		if err := send("m.room.canonical_alias", stay); err != nil {
+			a.Log.Debug("a replaced room still shows its aliases", zap.String("room", string(roomID)), zap.Error(err))
+		}
 	}
 	quiet := json.RawMessage(`{}`)
 	if ev := old.state["m.room.power_levels"]; ev != nil {

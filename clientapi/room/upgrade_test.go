@@ -5,6 +5,42 @@ import (
 	"testing"
 )
 
+// What stands in the old room for others than its members goes with it.
+//
+// spec: c2s#room-upgrades
+func TestASpaceIsReplacedWithWhatItHolds(t *testing.T) {
+	eachEngine(t, func(s *server) {
+		room := s.create(alice, nil)
+		old := s.space(alice, object{"room_version": "9", "room_alias_name": "all", "power_level_content_override": object{"users": object{alice: "100", carol: "100"}, "ban": "50"}})
+		s.ok(alice, "PUT", v3+"/directory/room/"+url.PathEscape("#more:test"), object{"room_id": old})
+		s.set(alice, old, "m.room.canonical_alias", "", object{"alias": "#all:test", "alt_aliases": []string{"#more:test"}})
+		s.child(alice, old, room, object{"order": "x"})
+		s.set(alice, old, "m.space.child", "!gone:test", object{})
+		s.ok(alice, "POST", at(old, "ban"), object{"user_id": bob, "reason": "rude"})
+		for _, version := range []string{"10", "12", "11"} {
+			next := s.ok(alice, "POST", at(old, "upgrade"), object{"new_version": version}).text("replacement_room")
+			if got := s.ok(alice, "GET", at(next, "state", "m.room.member", bob), nil); got.text("membership") != "ban" || got.text("reason") != "rude" {
+				t.Errorf("%s: bob is %s", version, got.raw)
+			}
+			if got := s.ok(alice, "GET", at(next, "state", "m.space.child", room), nil).text("order"); got != "x" {
+				t.Errorf("%s: the child has the order %q", version, got)
+			}
+			s.want(404, "M_NOT_FOUND", alice, "GET", at(next, "state", "m.space.child", "!gone:test"), nil)
+			if got := s.ok(alice, "GET", at(next, "state", "m.room.canonical_alias"), nil); got.text("alias") != "#all:test" || got.text("alt_aliases", 0) != "#more:test" {
+				t.Errorf("%s: the new room is called %s", version, got.raw)
+			}
+			if got := s.ok(alice, "GET", at(old, "state", "m.room.canonical_alias"), nil); got.raw != "{}" {
+				t.Errorf("%s: the old room is still called %s", version, got.raw)
+			}
+			levels := s.ok(alice, "GET", at(next, "state", "m.room.power_levels"), nil)
+			if levels.at("users", carol) != 100.0 || levels.at("ban") != 50.0 {
+				t.Errorf("%s: levels %s", version, levels.raw)
+			}
+			old = next
+		}
+	})
+}
+
 // spec: c2s#room-upgrades
 func TestRoomsAreReplaced(t *testing.T) {
 	for _, versions := range [][2]string{{"10", "11"}, {"11", "12"}, {"12", "12"}, {"12", "11"}} {

@@ -21,6 +21,7 @@ const (
 	FactOutgoing      FactKind = 15 // something waits in the outbox for a destination (Extra: the destination)
 	FactRoomDirectory FactKind = 16 // a room was published, unpublished or re-aliased (Room)
 	FactAccount       FactKind = 17 // User's tokens, or what User may do, changed: forget what is known of them
+	FactReplaced      FactKind = 18 // a room says that another replaces it (Room, Event)
 )
 
 // Fact is something that happened, as the log tells it. It names things, it carries no bodies:

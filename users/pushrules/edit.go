@@ -10,6 +10,7 @@ import (
 	"chancery"
 
 	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
 )
 
 const (
@@ -193,6 +194,53 @@ func (c *Changes) change(kind Kind, ruleID string, change Change) error {
 	}
 	c.Defaults[ruleID] = was
 	return nil
+}
+
+// CarryOver gives a room that replaces another the user's rules for that one, each beside the old one; what is there for the
+// new room stays. It says whether anything changed.
+//
+// spec: c2s#room-upgrades
+func (c *Changes) CarryOver(old, next string) bool {
+	changed := false
+	for _, kind := range []Kind{Override, Room, Underride} {
+		own, _ := c.Rules.Of(kind)
+		for i := 0; i < len(*own); i++ {
+			copied, ok := (*own)[i].of(kind, old, next)
+			if !ok || indexOf(*own, copied.ID) >= 0 {
+				continue
+			}
+			*own = slices.Insert(slices.Clone(*own), i+1, copied)
+			changed = true
+			i++
+		}
+	}
+	return changed
+}
+
+// of makes of a rule for one room the same for another; ok is false for a rule that is not for the one.
+func (r Rule) of(kind Kind, old, next string) (copied Rule, ok bool) {
+	copied = r
+	copied.compiled = nil
+	if kind == Room {
+		copied.ID = next
+		return copied, r.ID == old
+	}
+	copied.Conditions = slices.Clone(r.Conditions)
+	for i, cond := range r.Conditions {
+		v := gjson.ParseBytes(cond)
+		if v.Get("kind").Str != "event_match" || v.Get("key").Str != "room_id" || v.Get("pattern").Str != old {
+			continue
+		}
+		text, err := sjson.SetBytes(bytes.Clone(cond), "pattern", next)
+		if err != nil || len(next) > maxPattern {
+			return r, false
+		}
+		copied.Conditions[i], ok = text, true
+	}
+	if copied.ID = strings.ReplaceAll(r.ID, old, next); copied.ID == r.ID {
+		copied.ID += " " + next
+	}
+	return copied, ok && len(copied.ID) <= maxRuleID
 }
 
 // Text is the form in which changes are stored.

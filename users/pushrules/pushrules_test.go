@@ -277,3 +277,45 @@ func BenchmarkJudge(b *testing.B) {
 		Default(ev, Place{Members: 50})
 	}
 }
+
+// spec: c2s#room-upgrades
+func TestRulesGoWithTheRoom(t *testing.T) {
+	actions := []json.RawMessage{}
+	for_ := func(room string) []json.RawMessage {
+		return []json.RawMessage{json.RawMessage(`{"kind":"event_match","key":"room_id","pattern":"` + room + `"}`)}
+	}
+	c := &Changes{}
+	for _, put := range []struct {
+		kind Kind
+		rule Rule
+	}{
+		{Room, Rule{ID: "!old:x", Actions: actions}}, {Room, Rule{ID: "!other:x", Actions: actions}},
+		{Override, Rule{ID: "!old:x", Actions: actions, Conditions: for_("!old:x")}}, {Override, Rule{ID: "quiet", Actions: actions, Conditions: for_("!old:x")}},
+		{Override, Rule{ID: "elsewhere", Actions: actions, Conditions: for_("!other:x")}}, {Sender, Rule{ID: "@x:x", Actions: actions}},
+	} {
+		if err := c.Put(put.kind, put.rule, "", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.SetEnabled(Room, "!old:x", false); err != nil {
+		t.Fatal(err)
+	}
+	names := func(rules []Rule) (all []string) {
+		for _, r := range rules {
+			all = append(all, r.ID)
+		}
+		return all
+	}
+	if !c.CarryOver("!old:x", "!new:x") || c.CarryOver("!old:x", "!new:x") || c.CarryOver("!none:x", "!new:x") {
+		t.Error("rules are carried over once")
+	}
+	if got := names(c.Rules.Room); !slices.Equal(got, []string{"!other:x", "!old:x", "!new:x"}) || c.Rules.Room[2].Enabled {
+		t.Errorf("rules for rooms: %v", got)
+	}
+	if got := names(c.Rules.Override); !slices.Equal(got, []string{"elsewhere", "quiet", "quiet !new:x", "!old:x", "!new:x"}) || !strings.Contains(string(c.Rules.Override[4].Conditions[0]), "!new:x") {
+		t.Errorf("rules with conditions: %v", got)
+	}
+	if len(c.Rules.Sender) != 1 {
+		t.Error("rules for senders are doubled")
+	}
+}

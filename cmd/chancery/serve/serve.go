@@ -223,7 +223,7 @@ func (s *server) makeComponents(context.Context) (err error) {
 	s.rooms = roomserver.New(roomserver.Options{PolicyServer: s.cfg.WellKnown.PolicyServer, DB: s.db, Reader: s.reader, ServerName: s.cfg.ServerName, KeyID: key.ID, Key: key.Private,
 		Peer: s.peer, Keys: ring, DefaultVersion: s.cfg.Rooms.DefaultVersion, Exists: s.exists, Metrics: s.registry, Log: s.Log.Named("rooms")})
 	s.users = users.New(users.Options{DB: s.db, ServerName: s.cfg.ServerName, Config: s.cfg, Log: s.Log.Named("users"),
-		Peer: s.peer, NATS: s.nats.Conn(), OnDeactivate: s.leaveRooms, OnProfile: s.showProfile})
+		Peer: s.peer, Rooms: s.reader, NATS: s.nats.Conn(), OnDeactivate: s.leaveRooms, OnProfile: s.showProfile})
 	s.sync = syncapi.New(syncapi.Options{DB: s.db, Reader: s.reader, Tail: s.log.Tail(), Users: s.users, NATS: s.nats.Conn(),
 		ServerName: s.cfg.ServerName, Presence: s.cfg.Presence.Enabled, Log: s.Log.Named("sync")})
 	blobs, err := blob.Open(filepath.Join(s.cfg.DataDir, "media"))

@@ -1,0 +1,2 @@
+// Package upgrade tests on whole servers what follows when a room is replaced by another.
+package upgrade
