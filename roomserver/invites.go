@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -72,6 +71,10 @@ func (s *Server) inviteRemote(ctx context.Context, n NewEvent, server string) er
 		return err
 	}
 	raw, err := s.Peer.Invite(ctx, server, n.Room, ev.ID(), peer.Invite{RoomVersion: id.RoomVersion(ev.Version().Name), Event: ev.JSON(), State: stripped})
+	if chancery.IsCode(err, chancery.CodeMissingParam) || chancery.IsCode(err, chancery.CodeInvalidParam) {
+		// The client can do nothing about what is between the servers. spec: s2s/sendInviteV2
+		return chancery.Errorf(502, chancery.CodeUnknown, "the other server does not understand the invite").Because(err)
+	}
 	if err != nil {
 		return asAnswer(err)
 	}
@@ -163,14 +166,14 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 	case ev.ID() != in.EventID || ev.RoomID() != in.Room:
 		return nil, chancery.InvalidParam("the event is not the one that the path names")
 	case ev.Type() != "m.room.member" || !isState || ev.Membership() != "invite":
-		return nil, chancery.BadJSON("the event is not an invite")
+		return nil, chancery.InvalidParam("the event is not an invite")
 	case !s.IsLocal(user):
 		return nil, chancery.InvalidParam("the invited user is not one of ours")
 	case ev.Sender().Homeserver() != in.Origin:
-		return nil, chancery.Forbidden("the invite is not from a user of your server")
+		return nil, chancery.InvalidParam("the invite is not from a user of your server")
 	}
 	if errs := s.verify(ctx, []*event.Event{ev}); errs[0] != nil {
-		return nil, chancery.Forbidden("the invite's signature does not hold").Because(errs[0])
+		return nil, chancery.InvalidParam("the invite's signature does not hold").Because(errs[0])
 	}
 	if s.Exists != nil {
 		if ok, err := s.Exists(ctx, user); err != nil {
@@ -186,16 +189,12 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 	if err != nil {
 		return nil, err
 	}
-	stripped, hasCreate, err := strippedOf(version, in)
+	stripped, err := s.strippedOf(ctx, version, in.Room, in.Stripped, false)
 	if err != nil {
 		return nil, err
 	}
 	if len(stripped) > maxStripped {
 		return nil, chancery.TooLarge("the state that goes with the invite is too large")
-	}
-	if version.RoomIDIsCreateHash && !hasCreate {
-		// spec: s2s/sendInviteV2
-		return nil, chancery.InvalidParam("the invite's state has not the room's create event")
 	}
 	here := false
 	err = s.in(ctx, in.Room, func(r *room) error {
@@ -263,31 +262,6 @@ func countFrom(invites []storage.Invite, server string) int {
 		}
 	}
 	return n
-}
-
-// strippedOf makes the stripped state that our user sees from what came with an invite: whole events as
-// newer servers send them, or events stripped already. hasCreate says that the create event came whole.
-func strippedOf(version *event.Version, in Invited) (stripped json.RawMessage, hasCreate bool, err error) {
-	out := make([]json.RawMessage, 0, len(in.Stripped))
-	for _, raw := range in.Stripped {
-		if e, err := event.Parse(version, raw); err == nil && e.RoomID() == in.Room {
-			out = append(out, e.Stripped())
-			hasCreate = hasCreate || e.IsState("m.room.create", "")
-			continue
-		}
-		p := gjson.ParseBytes(raw)
-		if p.Get("type").Type != gjson.String || p.Get("state_key").Type != gjson.String || p.Get("sender").Type != gjson.String || !p.Get("content").IsObject() {
-			continue
-		}
-		text, err := json.Marshal(map[string]json.RawMessage{"type": json.RawMessage(p.Get("type").Raw), "state_key": json.RawMessage(p.Get("state_key").Raw),
-			"sender": json.RawMessage(p.Get("sender").Raw), "content": json.RawMessage(p.Get("content").Raw)})
-		if err != nil {
-			return nil, false, fmt.Errorf("strip state: %w", err)
-		}
-		out = append(out, text)
-	}
-	stripped, err = json.Marshal(out)
-	return stripped, hasCreate, err
 }
 
 // versionOfInvite gives the version of a room that we know only by the invite, or the knock, of the user

@@ -76,7 +76,7 @@ func (s *Server) knockThrough(ctx context.Context, server string, j Join, conten
 	if err != nil {
 		return err
 	}
-	stripped, _, err := strippedOf(version, Invited{Room: j.Room, Stripped: state})
+	stripped, err := s.strippedOf(ctx, version, j.Room, state, true)
 	if err != nil {
 		return err
 	}
