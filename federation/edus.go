@@ -39,7 +39,11 @@ func (s *Server) receiveEDUs(ctx context.Context, origin string, edus []peer.EDU
 }
 
 // kept are the types of EDUs that must be stored before we answer.
-var kept = map[string]bool{"m.direct_to_device": true, "m.device_list_update": true, "m.signing_key_update": true}
+var kept = map[string]bool{"m.direct_to_device": true, "m.device_list_update": true, "m.signing_key_update": true, oldSigningKeys: true}
+
+// oldSigningKeys is what m.signing_key_update was called before it was in the specification. Synapse sends it
+// beside the other, older servers send it alone.
+const oldSigningKeys = "org.matrix.signing_key_update"
 
 func (s *Server) receiveEDU(ctx context.Context, origin string, e peer.EDU, spoken map[id.RoomID]bool) error {
 	switch e.Type {
@@ -47,7 +51,7 @@ func (s *Server) receiveEDU(ctx context.Context, origin string, e peer.EDU, spok
 		return s.Users.ReceiveToDevice(ctx, origin, e.Content)
 	case "m.device_list_update":
 		return s.Users.ReceiveDeviceList(ctx, origin, e.Content)
-	case "m.signing_key_update":
+	case "m.signing_key_update", oldSigningKeys:
 		return s.Users.ReceiveSigningKeys(ctx, origin, e.Content)
 	case "m.typing":
 		return s.receiveTyping(ctx, origin, e.Content, spoken)

@@ -80,6 +80,43 @@ func TestDevicesOfTwoServersSpeakToEachOther(t *testing.T) {
 	})
 }
 
+// Synapse tells cross-signing keys under the old name too, and older servers under that alone.
+//
+// spec: s2s#end-to-end-encryption
+func TestSigningKeysAreKnownUnderTheirOldName(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.account("alice", "A"), b.account("bob", "B")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		keys := func() *users.Keys {
+			got, err := b.users.QueryKeys(t.Context(), bob, users.KeyQuery{alice: nil}, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return got
+		}
+		keys() // somebody asked: from now on her list is kept
+		eventually(t, "her list is kept", func() (kept bool) {
+			if err := b.db.Read(context.Background(), func(tx storage.Tx) error {
+				lists, err := tx.RemoteDeviceLists([]string{string(alice)})
+				kept = len(lists) == 1 && !lists[0].Stale
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return kept
+		})
+		edu := peer.EDU{Type: "org.matrix.signing_key_update", Content: content(map[string]any{"user_id": alice,
+			"master_key": map[string]any{"user_id": alice, "usage": []string{"master"}, "keys": map[string]string{"ed25519:QUJD": "QUJD"}}})}
+		if _, err := a.peer.SendTransaction(t.Context(), b.name, "keys", peer.Transaction{EDUs: []peer.EDU{edu}}, peer.Opts{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := keys(); got.Master[alice] == nil {
+			t.Errorf("her keys are %+v", got)
+		}
+	})
+}
+
 func TestReceiptsTypingAndPresenceGoAcross(t *testing.T) {
 	onSQLite(t, func(t *testing.T, a, b *node) {
 		alice, bob := a.account("alice", "A"), b.account("bob", "B")

@@ -97,8 +97,10 @@ func TestAServerThatWasAwayForTooLongHearsOfEveryRoom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := db.Trim(context.Background(), time.Now().Add(60*24*time.Hour)); err != nil { // but the very last fact goes
-			t.Fatal(err)
+		for _, days := range []time.Duration{0, 60} { // what was there today goes
+			if err := db.Trim(context.Background(), time.Now().Add(days*24*time.Hour)); err != nil {
+				t.Fatal(err)
+			}
 		}
 		db.Close()
 		a.again()

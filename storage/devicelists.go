@@ -47,24 +47,30 @@ func (tx Tx) RemoteDeviceLists(users []string) ([]RemoteDeviceList, error) {
 		`SELECT `+remoteListColumns+` FROM remote_device_lists WHERE user_id = ANY($1)`, texts(users))
 }
 
-// StaleDeviceLists lists those that are due to be fetched, the longest overdue first.
-func (tx Tx) StaleDeviceLists(now int64, limit int) ([]RemoteDeviceList, error) {
+// StaleDeviceLists lists those that are due to be fetched, the longest overdue first, but not of some servers.
+func (tx Tx) StaleDeviceLists(now int64, but []string, limit int) ([]RemoteDeviceList, error) {
 	return sql.Collect(tx.Tx, scanRemoteList, `SELECT `+remoteListColumns+` FROM remote_device_lists
-		WHERE stale AND retry_at <= $1 ORDER BY retry_at LIMIT $2`, now, limit)
+		WHERE stale AND retry_at <= $1 AND server <> ALL($2) ORDER BY retry_at LIMIT $3`, now, texts(but), limit)
 }
 
-// NextStaleDeviceList says when the next is due; ok is false when none is stale.
-func (tx Tx) NextStaleDeviceList() (at int64, ok bool, err error) {
-	err = tx.QueryRow(`SELECT retry_at FROM remote_device_lists WHERE stale ORDER BY retry_at LIMIT 1`).Scan(&at)
+// NextStaleDeviceList says when the next after now is due, but not of some servers; ok is false when there is none.
+func (tx Tx) NextStaleDeviceList(now int64, but []string) (at int64, ok bool, err error) {
+	err = tx.QueryRow(`SELECT retry_at FROM remote_device_lists
+		WHERE stale AND retry_at > $1 AND server <> ALL($2) ORDER BY retry_at LIMIT 1`, now, texts(but)).Scan(&at)
 	return found(at, err)
 }
 
-// MarkDeviceListStale has a list fetched, as soon as now; one that waits after a failure waits on.
-func (tx Tx) MarkDeviceListStale(user, server string, now int64) {
+// PostponeDeviceListsOf has the stale lists of a server fetched not before then.
+func (tx Tx) PostponeDeviceListsOf(server string, then int64) {
+	tx.Exec(`UPDATE remote_device_lists SET retry_at = $2 WHERE server = $1 AND stale AND retry_at < $2`, sql.Text(server), then)
+}
+
+// MarkDeviceListStale has a list fetched, as soon as a time; one that waits after a failure waits on.
+func (tx Tx) MarkDeviceListStale(user, server string, at int64) {
 	tx.Exec(`INSERT INTO remote_device_lists (`+remoteListColumns+`) VALUES ($1, $2, 0, TRUE, 0, $3)
 		ON CONFLICT (user_id) DO UPDATE SET stale = TRUE,
 			retry_at = CASE WHEN remote_device_lists.stale THEN remote_device_lists.retry_at ELSE excluded.retry_at END`,
-		sql.Text(user), sql.Text(server), now)
+		sql.Text(user), sql.Text(server), at)
 }
 
 // RetryDeviceListsOf has the stale lists of a server fetched as soon as now.

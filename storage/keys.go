@@ -83,11 +83,20 @@ func scanOneTimeKey(r interface{ Scan(...any) error }) (OneTimeKey, error) {
 	return v, err
 }
 
-// OneTimeKeysByID finds some of a device's unclaimed one-time keys, of any algorithm.
-func (tx Tx) OneTimeKeysByID(user, device string, ids []string) ([]OneTimeKey, error) {
-	return sql.Collect(tx.Tx, func(r *sql.Rows) (OneTimeKey, error) { return scanOneTimeKey(r) },
+// OneTimeKeysByID finds some of a device's one-time keys, of any algorithm: those that are there, and those lately
+// given out.
+func (tx Tx) OneTimeKeysByID(user, device string, ids []string) (there, given []OneTimeKey, err error) {
+	scan := func(r *sql.Rows) (OneTimeKey, error) { return scanOneTimeKey(r) }
+	there, err = sql.Collect(tx.Tx, scan,
 		`SELECT algorithm, key_id, json FROM one_time_keys WHERE user_id = $1 AND device_id = $2 AND key_id = ANY($3)`,
 		sql.Text(user), sql.Text(device), texts(ids))
+	if err != nil {
+		return nil, nil, err
+	}
+	given, err = sql.Collect(tx.Tx, scan,
+		`SELECT algorithm, key_id, json FROM claimed_keys WHERE user_id = $1 AND device_id = $2 AND key_id = ANY($3)`,
+		sql.Text(user), sql.Text(device), texts(ids))
+	return there, given, err
 }
 
 // AddOneTimeKeys stores the keys of one upload behind those of all uploads before.
@@ -107,15 +116,21 @@ func (tx Tx) AddOneTimeKeys(user, device string, keys []OneTimeKey) error {
 
 // ClaimOneTimeKey takes the key of the earliest upload out of what the device has. Two processes
 // may reach for the same row: the later one finds it gone and takes the next.
-func (tx Tx) ClaimOneTimeKey(user, device, algorithm string) (key OneTimeKey, ok bool, err error) {
+func (tx Tx) ClaimOneTimeKey(user, device, algorithm string, ts int64) (key OneTimeKey, ok bool, err error) {
 	for range 1000 {
 		key, err = scanOneTimeKey(tx.QueryRow(`DELETE FROM one_time_keys
 			WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 AND key_id = (
 				SELECT key_id FROM one_time_keys WHERE user_id = $1 AND device_id = $2 AND algorithm = $3
 				ORDER BY upload, key_id LIMIT 1)
 			RETURNING algorithm, key_id, json`, sql.Text(user), sql.Text(device), sql.Text(algorithm)))
-		if key, ok, err = found(key, err); ok || err != nil {
-			return key, ok, err
+		if key, ok, err = found(key, err); err != nil {
+			return key, false, err
+		}
+		if ok {
+			tx.Exec(`INSERT INTO claimed_keys (user_id, device_id, algorithm, key_id, json, ts) VALUES ($1, $2, $3, $4, $5, $6)
+				ON CONFLICT (user_id, device_id, algorithm, key_id) DO UPDATE SET json = excluded.json, ts = excluded.ts`,
+				sql.Text(user), sql.Text(device), sql.Text(algorithm), sql.Text(key.ID), jsonText(key.Key), ts)
+			return key, true, nil
 		}
 		var left int64
 		err = tx.QueryRow(`SELECT count(*) FROM (SELECT 1 FROM one_time_keys
@@ -125,6 +140,12 @@ func (tx Tx) ClaimOneTimeKey(user, device, algorithm string) (key OneTimeKey, ok
 		}
 	}
 	return OneTimeKey{}, false, errors.New("others always came first to the one-time keys")
+}
+
+// TrimClaimedKeys forgets keys that were given out before a time, some at once.
+func (tx Tx) TrimClaimedKeys(before int64, limit int) (int64, error) {
+	return tx.ExecRows(`DELETE FROM claimed_keys WHERE ts < $1 AND ts <= (SELECT max(ts) FROM
+		(SELECT ts FROM claimed_keys WHERE ts < $1 ORDER BY ts LIMIT $2) x)`, before, limit)
 }
 
 // UseFallbackKey gives the device's fallback key; first says that it was not used before.
@@ -202,6 +223,7 @@ func (tx Tx) DeleteDeviceKeys(user, device string) {
 	u, d := sql.Text(user), sql.Text(device)
 	tx.Exec(`DELETE FROM device_keys WHERE user_id = $1 AND device_id = $2`, u, d)
 	tx.Exec(`DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2`, u, d)
+	tx.Exec(`DELETE FROM claimed_keys WHERE user_id = $1 AND device_id = $2`, u, d)
 	tx.Exec(`DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2`, u, d)
 	tx.Exec(`DELETE FROM key_signatures WHERE user_id = $1 AND target = $2`, u, d)
 	tx.Exec(`DELETE FROM to_device WHERE user_id = $1 AND device_id = $2`, u, d)

@@ -3,6 +3,7 @@ package storage
 import (
 	"encoding/json"
 	"errors"
+	"time"
 
 	"chancery/storage/sql"
 )
@@ -323,14 +324,21 @@ func (tx Tx) ServerIsIn(room int64, server string) (bool, error) {
 	return n > 0, err
 }
 
-// InsertServerSet stores a set of servers.
+// InsertServerSet stores a set of servers, which takes the place of those its room had.
 func (tx Tx) InsertServerSet(nid, room int64, servers []string) error {
 	text, err := json.Marshal(servers)
 	if err != nil {
 		return err
 	}
+	tx.Exec(`UPDATE server_sets SET superseded = $2 WHERE room = $1 AND superseded = 0`, room, time.Now().UnixMilli())
 	tx.Exec(`INSERT INTO server_sets (nid, room, servers) VALUES ($1, $2, $3)`, nid, room, string(text))
 	return nil
+}
+
+// trimServerSets removes sets whose place another took before a time.
+func (tx Tx) trimServerSets(before int64, limit int) (int64, error) {
+	return tx.ExecRows(`DELETE FROM server_sets WHERE nid IN (SELECT nid FROM server_sets
+		WHERE superseded > 0 AND superseded < $1 ORDER BY superseded LIMIT $2)`, before, limit)
 }
 
 // ServerSet reads a set of servers.

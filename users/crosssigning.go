@@ -189,7 +189,7 @@ func tellSigningKeys(tx storage.Tx, user id.UserID, servers []string) error {
 		return err
 	}
 	for _, server := range servers {
-		tx.QueueEDU(server, storage.EDU{Type: "m.signing_key_update", Content: content})
+		tx.QueueEDU(server, storage.EDU{Type: "m.signing_key_update", Content: content, Subject: "m.signing_key_update " + string(user)})
 	}
 	return nil
 }

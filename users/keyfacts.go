@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -75,6 +76,24 @@ func (s *Server) FollowRooms(ctx context.Context, log *eventlog.Log) error {
 	return err
 }
 
+// movesMember says whether a fact is about somebody's membership, by an event or by a state that moved without one.
+func movesMember(f storage.Fact) bool {
+	return (f.Kind == sql.FactEvent || f.Kind == sql.FactState) && f.User != ""
+}
+
+// ourMembers gives, as if each had come just now, those of ours in a room of which all servers are known only by
+// now: not all of them were told of our users' devices.
+func (s *Server) ourMembers(ctx context.Context, room int64) (facts []storage.Fact, err error) {
+	err = s.DB.Read(ctx, func(tx storage.Tx) error {
+		members, err := tx.LocalMembers(room, s.ServerName, []string{"join"})
+		for _, m := range members {
+			facts = append(facts, storage.Fact{Kind: sql.FactEvent, Room: room, User: m.User, Event: m.Event})
+		}
+		return err
+	})
+	return facts, err
+}
+
 // membersMoved does what follows from changed memberships. It looks at the members as they are now,
 // so doing it twice, in pieces, or late, comes to the same.
 func (s *Server) membersMoved(ctx context.Context, facts []storage.Fact, was, is int64) error {
@@ -113,6 +132,9 @@ func (s *Server) membersMoved(ctx context.Context, facts []storage.Fact, was, is
 	remote = slices.Compact(remote)
 	return s.DB.Write(ctx, append(remote, keysReader), func(tx storage.Tx) error {
 		if err := s.forgetUnmet(tx, remote); err != nil {
+			return err
+		}
+		if err := s.doubtReturned(tx, remote, facts); err != nil {
 			return err
 		}
 		ok, err := tx.MoveCursor(keysReader, was, is)
@@ -228,6 +250,50 @@ func (s *Server) forgetUnmet(tx storage.Tx, users []string) error {
 	for _, v := range lists {
 		if !slices.Contains(met, v.User) {
 			tx.ForgetRemoteDeviceList(v.User)
+		}
+	}
+	return nil
+}
+
+// doubtReturned has the lists of those fetched who are in a room though another event about their membership came
+// since: they may have been out in between, when nobody told us of their devices.
+func (s *Server) doubtReturned(tx storage.Tx, users []string, facts []storage.Fact) error {
+	if len(users) == 0 {
+		return nil
+	}
+	lists, err := tx.RemoteDeviceLists(users)
+	if err != nil || len(lists) == 0 {
+		return err
+	}
+	kept := map[string]storage.RemoteDeviceList{}
+	for _, v := range lists {
+		kept[v.User] = v
+	}
+	type place struct {
+		room int64
+		user string
+	}
+	rooms, told := map[int64][]string{}, map[place][]int64{}
+	for _, f := range facts {
+		at := place{f.Room, f.User}
+		if _, ok := kept[f.User]; !ok || f.Event == 0 {
+			continue
+		}
+		if told[at] == nil {
+			rooms[f.Room] = append(rooms[f.Room], f.User)
+		}
+		told[at] = append(told[at], f.Event)
+	}
+	for _, room := range slices.Sorted(maps.Keys(rooms)) {
+		members, err := tx.MembersOf(room, rooms[room])
+		if err != nil {
+			return err
+		}
+		for _, m := range members {
+			other := slices.ContainsFunc(told[place{room, m.User}], func(event int64) bool { return event != m.Event })
+			if v := kept[m.User]; m.Membership == "join" && other && !v.Stale {
+				tx.MarkDeviceListStale(v.User, v.Server, now())
+			}
 		}
 	}
 	return nil

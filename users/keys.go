@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"chancery"
 	"chancery/federation/peer"
@@ -21,6 +22,8 @@ const (
 	maxOneTimeKeys = 5_000  // that a device may have waiting
 	maxKeySize     = 64_000 // bytes of one key object
 	claimPiece     = 200    // devices whose keys are claimed in one transaction
+
+	claimedLifetime = 24 * time.Hour // for which a key that was given out is known
 )
 
 // KeyUpload is what a device publishes.
@@ -165,7 +168,8 @@ func checkOneTimeKeys(keys map[string]json.RawMessage) ([]storage.OneTimeKey, er
 	return list, nil
 }
 
-// freshOneTimeKeys leaves out the keys that are there already.
+// freshOneTimeKeys leaves out the keys that are there already, and those that somebody was given already: a device
+// that heard no answer uploads the same keys again, and each is for one.
 func freshOneTimeKeys(tx storage.Tx, user id.UserID, device id.DeviceID, keys []storage.OneTimeKey) ([]storage.OneTimeKey, error) {
 	if len(keys) == 0 {
 		return nil, nil
@@ -174,7 +178,7 @@ func freshOneTimeKeys(tx storage.Tx, user id.UserID, device id.DeviceID, keys []
 	for i, k := range keys {
 		ids[i] = k.ID
 	}
-	rows, err := tx.OneTimeKeysByID(string(user), string(device), ids)
+	rows, given, err := tx.OneTimeKeysByID(string(user), string(device), ids)
 	if err != nil {
 		return nil, err
 	}
@@ -186,6 +190,9 @@ func freshOneTimeKeys(tx storage.Tx, user id.UserID, device id.DeviceID, keys []
 	for _, k := range keys {
 		old, ok := there[[2]string{k.Algorithm, k.ID}]
 		switch {
+		case !ok && slices.ContainsFunc(given, func(g storage.OneTimeKey) bool {
+			return g.Algorithm == k.Algorithm && g.ID == k.ID && bytes.Equal(g.Key, k.Key)
+		}):
 		case !ok:
 			fresh = append(fresh, k)
 		case !bytes.Equal(old, k.Key):
@@ -246,7 +253,7 @@ func (s *Server) ClaimLocalKeys(ctx context.Context, claims KeyClaims) (peer.One
 		err := s.DB.Write(ctx, slices.Compact(users), func(tx storage.Tx) error {
 			got = map[claim]storage.OneTimeKey{}
 			for _, c := range piece {
-				key, ok, err := tx.ClaimOneTimeKey(string(c.user), string(c.device), c.algorithm)
+				key, ok, err := tx.ClaimOneTimeKey(string(c.user), string(c.device), c.algorithm, now())
 				told := ok
 				if err == nil && !ok {
 					key, told, ok, err = tx.UseFallbackKey(string(c.user), string(c.device), c.algorithm)

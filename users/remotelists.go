@@ -4,19 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"math/rand/v2"
-	"net/http"
 	"slices"
-	"time"
 
 	"chancery"
 	"chancery/federation/peer"
 	"chancery/storage"
 	"chancery/storage/sql"
 
-	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -25,13 +19,7 @@ import (
 // right while every update links to the one before; else it is stale, keys are asked for live,
 // and the list is fetched again, later and later while its server does not answer.
 
-const (
-	fetchTogether = 8
-	fetchPiece    = 100
-	firstRefetch  = 15 * time.Second
-	lastRefetch   = 3 * time.Hour
-	maxDevices    = 2_000 // of one remote user that are kept
-)
+const maxDevices = 2_000 // of one remote user that are kept
 
 // ReceiveDeviceList takes an m.device_list_update EDU. When it returns without an error the update
 // is in the list, or the list is known to be stale.
@@ -60,7 +48,13 @@ func (s *Server) ReceiveDeviceList(ctx context.Context, origin string, content j
 		known := len(in.Prev) > 0 && !slices.ContainsFunc(in.Prev, func(p int64) bool { return p > list.Stream })
 		switch {
 		case in.Stream <= list.Stream && !list.Stale:
-			return nil // we have it
+			// We have it, unless its server begins the stream anew, after a restore of its own: then no later
+			// update would ever reach us.
+			if has, err := hasUpdate(tx, in, keys); err != nil || has {
+				return err
+			}
+			doubt(tx, list)
+			return nil
 		case list.Stale || !known:
 			tx.MarkDeviceListStale(list.User, list.Server, now())
 			// What was seen of it: a list fetched now is right if it has this much.
@@ -102,14 +96,41 @@ func (s *Server) ReceiveSigningKeys(ctx context.Context, origin string, content 
 			keys = append(keys, *k)
 		}
 	}
-	return s.receiveList(ctx, in.User, true, func(tx storage.Tx, list storage.RemoteDeviceList) error {
-		// A stale list is fetched with its keys.
+	return s.receiveList(ctx, in.User, len(keys) > 0, func(tx storage.Tx, list storage.RemoteDeviceList) error {
+		old, err := tx.CrossSigningKeys([]string{list.User})
+		if err != nil {
+			return err
+		}
+		changed, newMaster, newSelf := false, false, false
 		for _, k := range keys {
-			tx.SetCrossSigningKey(k)
+			if slices.ContainsFunc(old, func(o storage.CrossSigningKey) bool { return o.Usage == k.Usage && bytes.Equal(o.Key, k.Key) }) {
+				continue // Synapse says it twice
+			}
+			tx.SetCrossSigningKey(k) // a stale list is fetched with its keys
+			changed, newMaster, newSelf = true, newMaster || k.Usage == master, newSelf || k.Usage == selfSigning
+		}
+		if !changed {
+			return nil
+		}
+		if newMaster && !newSelf && slices.ContainsFunc(old, func(o storage.CrossSigningKey) bool { return o.Usage == selfSigning }) {
+			tx.MarkDeviceListStale(list.User, list.Server, now()) // what the old master key has signed is no good any more
 		}
 		tx.Announce(storage.Fact{Kind: sql.FactDeviceList, User: list.User})
 		return nil
 	})
+}
+
+// hasUpdate says whether the list is as an update wants it.
+func hasUpdate(tx storage.Tx, in deviceListUpdate, keys json.RawMessage) (bool, error) {
+	devices, err := tx.RemoteDevicesOf([]string{string(in.User)})
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(devices, func(d storage.DeviceKeys) bool { return d.Device == string(in.Device) })
+	if in.Deleted || i < 0 {
+		return in.Deleted == (i < 0), nil
+	}
+	return bytes.Equal(devices[i].Keys, keys) && devices[i].Name == in.Name, nil
 }
 
 // receiveList changes what is kept of a user. Of a user whom nobody here meets nothing is kept; when
@@ -133,245 +154,6 @@ func (s *Server) receiveList(ctx context.Context, user id.UserID, others bool, c
 		s.fetchLists()
 	}
 	return err
-}
-
-// metAndUnknown picks those we ask for live, but meet: their lists are worth keeping.
-func (s *Server) metAndUnknown(tx storage.Tx, missing map[string]KeyQuery) ([]storage.RemoteDeviceList, error) {
-	var users []string
-	for _, of := range missing {
-		for user := range of {
-			users = append(users, string(user))
-		}
-	}
-	if len(users) == 0 {
-		return nil, nil
-	}
-	met, err := tx.UsersMetBy(s.ServerName, users)
-	lists := make([]storage.RemoteDeviceList, 0, len(met))
-	for _, user := range met {
-		lists = append(lists, storage.RemoteDeviceList{User: user, Server: id.UserID(user).Homeserver()})
-	}
-	return lists, err
-}
-
-// keepUpWith has lists fetched. It is no part of the answer that found them missing.
-func (s *Server) keepUpWith(ctx context.Context, lists []storage.RemoteDeviceList) {
-	for piece := range slices.Chunk(lists, 500) {
-		keys := make([]string, len(piece))
-		for i, v := range piece {
-			keys[i] = v.User
-		}
-		err := s.DB.Write(ctx, keys, func(tx storage.Tx) error {
-			for _, v := range piece {
-				tx.MarkDeviceListStale(v.User, v.Server, now())
-			}
-			return nil
-		})
-		if err != nil {
-			if ctx.Err() == nil {
-				s.Log.Warn("could not note which device lists to fetch", zap.Error(err))
-			}
-			return
-		}
-		s.fetchLists()
-	}
-}
-
-// fetchLists wakes the one who fetches stale lists.
-func (s *Server) fetchLists() {
-	select {
-	case s.stale <- struct{}{}:
-	default:
-	}
-}
-
-// ServerIsBack has the stale lists of a server fetched at once: it has just spoken to us.
-func (s *Server) ServerIsBack(ctx context.Context, server string) error {
-	err := s.DB.Write(ctx, []string{server}, func(tx storage.Tx) error {
-		tx.RetryDeviceListsOf(server, now())
-		return nil
-	})
-	s.fetchLists()
-	return err
-}
-
-// watchDeviceLists fetches stale lists until ctx ends.
-func (s *Server) watchDeviceLists(ctx context.Context) error {
-	if s.Peers == nil {
-		return nil
-	}
-	for {
-		wait, err := s.fetchDueLists(ctx)
-		if err != nil && ctx.Err() == nil {
-			s.Log.Warn("fetching device lists failed", zap.Error(err))
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-timer.C:
-		case <-s.stale:
-			timer.Stop()
-		}
-	}
-}
-
-// fetchDueLists fetches what is due and says how long the next has time.
-func (s *Server) fetchDueLists(ctx context.Context) (wait time.Duration, err error) {
-	wait = time.Minute
-	for ctx.Err() == nil {
-		var due []storage.RemoteDeviceList
-		err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
-			if due, err = tx.StaleDeviceLists(now(), fetchPiece); err != nil || len(due) > 0 {
-				return err
-			}
-			at, ok, err := tx.NextStaleDeviceList()
-			if ok {
-				wait = min(wait, max(time.Until(time.UnixMilli(at)), 10*time.Millisecond))
-			}
-			return err
-		})
-		if err != nil || len(due) == 0 {
-			return wait, err
-		}
-		var g errgroup.Group
-		g.SetLimit(fetchTogether)
-		for _, list := range due {
-			g.Go(func() error { return s.fetchList(ctx, list) })
-		}
-		if err := g.Wait(); err != nil {
-			return time.Second, err
-		}
-	}
-	return wait, ctx.Err()
-}
-
-// fetchList asks for one list and stores it, or when to try again.
-func (s *Server) fetchList(ctx context.Context, list storage.RemoteDeviceList) error {
-	got, err := s.Peers.UserDevices(ctx, list.Server, id.UserID(list.User))
-	if ctx.Err() != nil {
-		return nil // not the peer's fault
-	}
-	var refused *peer.Error
-	if errors.As(err, &refused) && (refused.Status == http.StatusNotFound || refused.Status == http.StatusForbidden) {
-		return s.DB.Write(ctx, []string{list.User}, func(tx storage.Tx) error {
-			tx.ForgetRemoteDeviceList(list.User) // there is no such user; whoever asks is answered live
-			return nil
-		})
-	}
-	if err != nil {
-		return s.DB.Write(ctx, []string{list.User}, func(tx storage.Tx) error {
-			now, ok, err := remoteList(tx, list.User)
-			if err != nil || !ok {
-				return err
-			}
-			now.Failures++
-			now.RetryAt = time.Now().Add(refetchAfter(now.Failures)).UnixMilli()
-			tx.SetRemoteDeviceList(now)
-			return nil
-		})
-	}
-	return s.storeList(ctx, list, got)
-}
-
-func refetchAfter(failures int64) time.Duration {
-	wait := min(firstRefetch<<min(failures-1, 16), lastRefetch)
-	return wait - wait/10 + rand.N(wait/5+1)
-}
-
-func remoteList(tx storage.Tx, user string) (storage.RemoteDeviceList, bool, error) {
-	lists, err := tx.RemoteDeviceLists([]string{user})
-	if err != nil || len(lists) == 0 {
-		return storage.RemoteDeviceList{}, false, err
-	}
-	return lists[0], true, nil
-}
-
-// storeList puts a fetched list in place of what was there. before is how the list stood when it
-// was asked for.
-func (s *Server) storeList(ctx context.Context, before storage.RemoteDeviceList, got *peer.UserDevices) error {
-	user := id.UserID(before.User)
-	var devices []storage.DeviceKeys
-	for _, d := range got.Devices[:min(len(got.Devices), maxDevices)] {
-		if d.ID == "" || len(d.ID) > maxDeviceID || len(d.DisplayName) > 4*maxDeviceName {
-			continue
-		}
-		keys, _, ok := remoteDeviceKeys(user, d.ID, d.Keys)
-		if len(d.Keys) > 0 && !ok {
-			continue
-		}
-		devices = append(devices, storage.DeviceKeys{User: before.User, Device: string(d.ID), Keys: keys, Name: d.DisplayName})
-	}
-	var signing []storage.CrossSigningKey
-	for usage, raw := range map[string]json.RawMessage{master: got.MasterKey, selfSigning: got.SelfSigningKey} {
-		if k, err := parseCrossSigning(user, usage, raw); err == nil && k != nil {
-			signing = append(signing, *k)
-		}
-	}
-	return s.DB.Write(ctx, []string{before.User}, func(tx storage.Tx) error {
-		list, ok, err := remoteList(tx, before.User)
-		if err != nil || !ok {
-			return err // no room is shared any more
-		}
-		changed, err := listDiffers(tx, before.User, devices, signing)
-		if err != nil {
-			return err
-		}
-		tx.DeleteRemoteDevices(before.User)
-		for _, d := range devices {
-			tx.SetRemoteDevice(d)
-		}
-		for _, usage := range []string{master, selfSigning} {
-			if i := slices.IndexFunc(signing, func(k storage.CrossSigningKey) bool { return k.Usage == usage }); i >= 0 {
-				tx.SetCrossSigningKey(signing[i])
-			} else {
-				tx.DeleteCrossSigningKey(before.User, usage)
-			}
-		}
-		// An update came while we asked, and the answer is from before it: ask again. One that stood
-		// before we asked may be of a stream that its server has since begun anew.
-		late := list.Stream > got.StreamID && list.Stream != before.Stream
-		list.Stale, list.Failures, list.RetryAt = late, 0, now()
-		if !late {
-			list.Stream = got.StreamID
-		}
-		tx.SetRemoteDeviceList(list)
-		if changed {
-			tx.Announce(storage.Fact{Kind: sql.FactDeviceList, User: before.User})
-		}
-		return nil
-	})
-}
-
-// listDiffers says whether a fetched list has anything that clients see and did not know.
-func listDiffers(tx storage.Tx, user string, devices []storage.DeviceKeys, signing []storage.CrossSigningKey) (bool, error) {
-	old, err := tx.RemoteDevicesOf([]string{user})
-	if err != nil {
-		return false, err
-	}
-	oldSigning, err := tx.CrossSigningKeys([]string{user})
-	if err != nil {
-		return false, err
-	}
-	if len(old) != len(devices) || len(oldSigning) != len(signing) {
-		return true, nil
-	}
-	for _, d := range devices {
-		if !slices.ContainsFunc(old, func(o storage.DeviceKeys) bool {
-			return o.Device == d.Device && o.Name == d.Name && bytes.Equal(o.Keys, d.Keys)
-		}) {
-			return true, nil
-		}
-	}
-	for _, k := range signing {
-		if !slices.ContainsFunc(oldSigning, func(o storage.CrossSigningKey) bool {
-			return o.Usage == k.Usage && bytes.Equal(o.Key, k.Key)
-		}) {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // UserDevices gives all devices of one of our users, as of a place in the stream of updates.
@@ -454,7 +236,7 @@ func (s *Server) DeviceListChanges(tx storage.Tx, user id.UserID, after, upTo in
 	}
 	own := map[int64]bool{}
 	for _, f := range facts {
-		if f.Kind != sql.FactEvent || f.User == "" {
+		if !movesMember(f) {
 			continue
 		}
 		if f.User == string(user) {

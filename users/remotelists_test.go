@@ -157,7 +157,50 @@ func (s *Server) receive(t *testing.T, content json.RawMessage) {
 
 func (s *Server) fetchDue(t *testing.T) {
 	t.Helper()
-	if _, err := s.fetchDueLists(t.Context()); err != nil {
+	for range 10 {
+		due, _, err := s.dueLists(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for server, lists := range due {
+			if err := s.fetchListsOf(t.Context(), server, lists); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(due) == 0 {
+			return
+		}
+	}
+	t.Fatal("fetching device lists has no end")
+}
+
+// kept reads what is kept of her list.
+func (s *Server) kept(t *testing.T) (list storage.RemoteDeviceList, ok bool) {
+	t.Helper()
+	if err := s.DB.Read(t.Context(), func(tx storage.Tx) (err error) { list, ok, err = remoteList(tx, string(carol)); return err }); err != nil {
+		t.Fatal(err)
+	}
+	return list, ok
+}
+
+// follow has a list of hers kept and known, as of a while ago.
+func (s *Server) follow(t *testing.T) {
+	t.Helper()
+	s.meet(t, 1, "join", ourOwn, carol)
+	s.queryCarol(t)
+	s.fetchDue(t)
+	s.aged(t)
+}
+
+// aged makes as if her list had been fetched a while ago, or were due by now.
+func (s *Server) aged(t *testing.T) {
+	t.Helper()
+	list, ok := s.kept(t)
+	if !ok {
+		t.Fatal("her list is not kept")
+	}
+	list.RetryAt = now() - doubtAgain.Milliseconds()
+	if err := s.DB.Write(t.Context(), nil, func(tx storage.Tx) error { tx.SetRemoteDeviceList(list); return nil }); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	mathrand "math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ const (
 	maxEDUBytes   = 48 << 10           // of messages in one EDU
 	sentLifetime  = 7 * 24 * time.Hour // for which a repetition is known
 	maxMessageID  = 255
+	doubtAgain    = time.Minute // after a list was fetched an unknown device is no reason to fetch it again so soon
 	allDevices    = id.DeviceID("*")
 	trimSentPiece = 1_000
 )
@@ -204,15 +206,87 @@ func (s *Server) ReceiveToDevice(ctx context.Context, origin string, content jso
 	if err := local.check(); err != nil {
 		return err
 	}
-	keys := append(usersOf(local), origin)
+	from, doubted := senderOf(in.Type, local), false
+	keys := append(usersOf(local), origin, string(in.Sender))
 	slices.Sort(keys)
-	return s.DB.Write(ctx, keys, func(tx storage.Tx) error {
+	err := s.DB.Write(ctx, slices.Compact(keys), func(tx storage.Tx) error {
 		first, err := tx.MarkSent(origin, "", in.MessageID, now())
 		if err != nil || !first {
 			return err
 		}
+		if doubted, err = doubtList(tx, in.Sender, from); err != nil {
+			return err
+		}
 		return deliver(tx, in.Sender, in.Type, local)
 	})
+	if err == nil && doubted {
+		s.fetchLists()
+	}
+	return err
+}
+
+// senderDevice is what a message says of the device that sent it: its ID, or its Curve25519 key.
+type senderDevice struct{ id, key string }
+
+// senderOf looks into the messages of one EDU, all of which come from one device, for which that is.
+//
+// spec: c2s#mroomencrypted, c2s#mroom_key_request, c2s#msecretrequest, c2s#mkeyverificationrequest
+func senderOf(typ string, messages Messages) (d senderDevice) {
+	for _, devices := range messages {
+		for _, content := range devices {
+			var says struct {
+				Requesting string `json:"requesting_device_id"`
+				From       string `json:"from_device"`
+				Key        string `json:"sender_key"`
+			}
+			if json.Unmarshal(content, &says) != nil {
+				continue
+			}
+			switch {
+			case typ == "m.room.encrypted":
+				d.key = says.Key
+			case typ == "m.room_key_request" || typ == "m.secret.request":
+				d.id = says.Requesting
+			case strings.HasPrefix(typ, "m.key.verification."):
+				d.id = says.From
+			}
+			return d
+		}
+	}
+	return d
+}
+
+// doubtList has the list of a sender fetched when it lacks the device that a message comes from: an update was
+// lost. Without the device our user could not read the message, nor answer it.
+func doubtList(tx storage.Tx, sender id.UserID, d senderDevice) (doubted bool, err error) {
+	if d == (senderDevice{}) {
+		return false, nil
+	}
+	list, ok, err := remoteList(tx, string(sender))
+	if err != nil || !ok || list.Stale {
+		return false, err
+	}
+	devices, err := tx.RemoteDevicesOf([]string{string(sender)})
+	if err != nil {
+		return false, err
+	}
+	for _, known := range devices {
+		var of struct {
+			Keys map[string]string `json:"keys"`
+		}
+		_ = json.Unmarshal(known.Keys, &of) // there may be none
+		if d.id == known.Device || d.key != "" && of.Keys["curve25519:"+known.Device] == d.key {
+			return false, nil
+		}
+	}
+	doubt(tx, list)
+	return true, nil
+}
+
+// doubt has a list fetched again, which is not stale and so was fetched at RetryAt: not so soon that another server
+// could keep us asking.
+func doubt(tx storage.Tx, list storage.RemoteDeviceList) {
+	tx.MarkDeviceListStale(list.User, list.Server, max(now(), list.RetryAt+doubtAgain.Milliseconds()))
 }
 
 // ToDevice lists the messages that wait for a device above a number, as /sync shows them. The
@@ -300,6 +374,12 @@ func (s *Server) trimToDevice(ctx context.Context) {
 	for n := int64(1); n > 0 && err == nil; {
 		err = s.DB.Write(ctx, []string{"to-device"}, func(tx storage.Tx) (err error) {
 			n, err = tx.TrimSent(now()-sentLifetime.Milliseconds(), trimSentPiece)
+			return err
+		})
+	}
+	for n := int64(1); n > 0 && err == nil; {
+		err = s.DB.Write(ctx, []string{"claimed-keys"}, func(tx storage.Tx) (err error) {
+			n, err = tx.TrimClaimedKeys(now()-claimedLifetime.Milliseconds(), trimSentPiece)
 			return err
 		})
 	}

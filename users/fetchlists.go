@@ -1,0 +1,324 @@
+package users
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"chancery/federation/peer"
+	"chancery/storage"
+	"chancery/storage/sql"
+
+	"go.uber.org/zap"
+	"maunium.net/go/mautrix/id"
+)
+
+const (
+	fetchTogether = 8 // servers
+	fetchPiece    = 100
+	firstRefetch  = 15 * time.Second
+	lastRefetch   = 3 * time.Hour
+)
+
+// metAndUnknown picks those we ask for live, but meet: their lists are worth keeping.
+func (s *Server) metAndUnknown(tx storage.Tx, missing map[string]KeyQuery) ([]storage.RemoteDeviceList, error) {
+	var users []string
+	for _, of := range missing {
+		for user := range of {
+			users = append(users, string(user))
+		}
+	}
+	if len(users) == 0 {
+		return nil, nil
+	}
+	met, err := tx.UsersMetBy(s.ServerName, users)
+	lists := make([]storage.RemoteDeviceList, 0, len(met))
+	for _, user := range met {
+		lists = append(lists, storage.RemoteDeviceList{User: user, Server: id.UserID(user).Homeserver()})
+	}
+	return lists, err
+}
+
+// keepUpWith has lists fetched. It is no part of the answer that found them missing.
+func (s *Server) keepUpWith(ctx context.Context, lists []storage.RemoteDeviceList) {
+	for piece := range slices.Chunk(lists, 500) {
+		keys := make([]string, len(piece))
+		for i, v := range piece {
+			keys[i] = v.User
+		}
+		err := s.DB.Write(ctx, keys, func(tx storage.Tx) error {
+			for _, v := range piece {
+				tx.MarkDeviceListStale(v.User, v.Server, now())
+			}
+			return nil
+		})
+		if err != nil {
+			if ctx.Err() == nil {
+				s.Log.Warn("could not note which device lists to fetch", zap.Error(err))
+			}
+			return
+		}
+		s.fetchLists()
+	}
+}
+
+// fetchLists wakes the one who fetches stale lists.
+func (s *Server) fetchLists() {
+	select {
+	case s.stale <- struct{}{}:
+	default:
+	}
+}
+
+// ServerIsBack has the stale lists of a server fetched at once: it has just spoken to us.
+func (s *Server) ServerIsBack(ctx context.Context, server string) error {
+	err := s.DB.Write(ctx, []string{server}, func(tx storage.Tx) error {
+		tx.RetryDeviceListsOf(server, now())
+		return nil
+	})
+	s.fetchLists()
+	return err
+}
+
+// watchDeviceLists fetches stale lists until ctx ends: from some servers at once, and from each one list after the
+// other, so that a server that does not answer, or has very many, delays no other.
+func (s *Server) watchDeviceLists(ctx context.Context) error {
+	if s.Peers == nil {
+		return nil
+	}
+	busy := map[string]bool{}
+	done := make(chan string, fetchTogether)
+	var fetching sync.WaitGroup
+	defer fetching.Wait()
+	for {
+		due, wait, err := s.dueLists(ctx, busy)
+		if err != nil && ctx.Err() == nil {
+			s.Log.Warn("looking for stale device lists failed", zap.Error(err))
+		}
+		for server, lists := range due {
+			if len(busy) == fetchTogether {
+				break
+			}
+			busy[server] = true
+			fetching.Go(func() {
+				if err := s.fetchListsOf(ctx, server, lists); err != nil && ctx.Err() == nil {
+					s.Log.Warn("fetching device lists failed", zap.String("server", server), zap.Error(err))
+				}
+				done <- server
+			})
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case server := <-done:
+			delete(busy, server)
+		case <-timer.C:
+		case <-s.stale:
+		}
+		timer.Stop()
+	}
+}
+
+// dueLists gives what is due to be fetched, by server and without those that are being asked, and how long the
+// next has time.
+func (s *Server) dueLists(ctx context.Context, busy map[string]bool) (due map[string][]storage.RemoteDeviceList, wait time.Duration, err error) {
+	wait = time.Minute
+	if len(busy) == fetchTogether {
+		return nil, wait, nil
+	}
+	but := slices.Collect(maps.Keys(busy))
+	due = map[string][]storage.RemoteDeviceList{}
+	err = s.DB.Read(ctx, func(tx storage.Tx) error {
+		lists, err := tx.StaleDeviceLists(now(), but, fetchPiece)
+		if err != nil {
+			return err
+		}
+		for _, v := range lists {
+			due[v.Server] = append(due[v.Server], v)
+		}
+		if len(lists) == fetchPiece && len(due)+len(busy) < fetchTogether {
+			wait = 0 // there may be others behind those of a few servers
+		}
+		at, ok, err := tx.NextStaleDeviceList(now(), but)
+		if ok {
+			wait = min(wait, max(time.Until(time.UnixMilli(at)), 10*time.Millisecond))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, time.Second, err
+	}
+	return due, wait, nil
+}
+
+// fetchListsOf fetches lists of one server. When the server is backed off, all of it waits until that is over.
+func (s *Server) fetchListsOf(ctx context.Context, server string, lists []storage.RemoteDeviceList) error {
+	for _, list := range lists {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		err := s.fetchList(ctx, list)
+		var waiting *peer.Error
+		if errors.Is(err, peer.ErrBackedOff) && errors.As(err, &waiting) {
+			until := waiting.RetryAt.UnixMilli()
+			return s.DB.Write(ctx, []string{server}, func(tx storage.Tx) error {
+				tx.PostponeDeviceListsOf(server, until+1)
+				return nil
+			})
+		}
+		if err != nil {
+			waitFor(ctx, time.Second) // the database is ill: not at once again
+			return err
+		}
+	}
+	return nil
+}
+
+func waitFor(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// fetchList asks for one list and stores it, or when to try again. It fails when the server was not asked, since it
+// is backed off, or the outcome could not be stored.
+func (s *Server) fetchList(ctx context.Context, list storage.RemoteDeviceList) error {
+	got, err := s.Peers.UserDevices(ctx, list.Server, id.UserID(list.User))
+	if ctx.Err() != nil {
+		return nil // not the peer's fault
+	}
+	if errors.Is(err, peer.ErrBackedOff) {
+		return err
+	}
+	var refused *peer.Error
+	if errors.As(err, &refused) && (refused.Status == http.StatusNotFound || refused.Status == http.StatusForbidden) {
+		return s.DB.Write(ctx, []string{list.User}, func(tx storage.Tx) error {
+			tx.ForgetRemoteDeviceList(list.User) // there is no such user; whoever asks is answered live
+			return nil
+		})
+	}
+	if err != nil {
+		return s.DB.Write(ctx, []string{list.User}, func(tx storage.Tx) error {
+			now, ok, err := remoteList(tx, list.User)
+			if err != nil || !ok {
+				return err
+			}
+			now.Failures++
+			now.RetryAt = time.Now().Add(refetchAfter(now.Failures)).UnixMilli()
+			tx.SetRemoteDeviceList(now)
+			return nil
+		})
+	}
+	return s.storeList(ctx, list, got)
+}
+
+func refetchAfter(failures int64) time.Duration {
+	wait := min(firstRefetch<<min(failures-1, 16), lastRefetch)
+	return wait - wait/10 + rand.N(wait/5+1)
+}
+
+func remoteList(tx storage.Tx, user string) (storage.RemoteDeviceList, bool, error) {
+	lists, err := tx.RemoteDeviceLists([]string{user})
+	if err != nil || len(lists) == 0 {
+		return storage.RemoteDeviceList{}, false, err
+	}
+	return lists[0], true, nil
+}
+
+// storeList puts a fetched list in place of what was there. before is how the list stood when it
+// was asked for.
+func (s *Server) storeList(ctx context.Context, before storage.RemoteDeviceList, got *peer.UserDevices) error {
+	user := id.UserID(before.User)
+	var devices []storage.DeviceKeys
+	for _, d := range got.Devices[:min(len(got.Devices), maxDevices)] {
+		if d.ID == "" || len(d.ID) > maxDeviceID || len(d.DisplayName) > 4*maxDeviceName {
+			continue
+		}
+		keys, _, ok := remoteDeviceKeys(user, d.ID, d.Keys)
+		if len(d.Keys) > 0 && !ok {
+			continue
+		}
+		devices = append(devices, storage.DeviceKeys{User: before.User, Device: string(d.ID), Keys: keys, Name: d.DisplayName})
+	}
+	var signing []storage.CrossSigningKey
+	for usage, raw := range map[string]json.RawMessage{master: got.MasterKey, selfSigning: got.SelfSigningKey} {
+		if k, err := parseCrossSigning(user, usage, raw); err == nil && k != nil {
+			signing = append(signing, *k)
+		}
+	}
+	return s.DB.Write(ctx, []string{before.User}, func(tx storage.Tx) error {
+		list, ok, err := remoteList(tx, before.User)
+		if err != nil || !ok {
+			return err // no room is shared any more
+		}
+		changed, err := listDiffers(tx, before.User, devices, signing)
+		if err != nil {
+			return err
+		}
+		tx.DeleteRemoteDevices(before.User)
+		for _, d := range devices {
+			tx.SetRemoteDevice(d)
+		}
+		for _, usage := range []string{master, selfSigning} {
+			if i := slices.IndexFunc(signing, func(k storage.CrossSigningKey) bool { return k.Usage == usage }); i >= 0 {
+				tx.SetCrossSigningKey(signing[i])
+			} else {
+				tx.DeleteCrossSigningKey(before.User, usage)
+			}
+		}
+		// An update came while we asked, and the answer is from before it: ask again. One that stood
+		// before we asked may be of a stream that its server has since begun anew.
+		late := list.Stream > got.StreamID && list.Stream != before.Stream
+		list.Stale, list.Failures, list.RetryAt = late, 0, now()
+		if !late {
+			list.Stream = got.StreamID
+		}
+		tx.SetRemoteDeviceList(list)
+		if changed {
+			tx.Announce(storage.Fact{Kind: sql.FactDeviceList, User: before.User})
+		}
+		return nil
+	})
+}
+
+// listDiffers says whether a fetched list has anything that clients see and did not know.
+func listDiffers(tx storage.Tx, user string, devices []storage.DeviceKeys, signing []storage.CrossSigningKey) (bool, error) {
+	old, err := tx.RemoteDevicesOf([]string{user})
+	if err != nil {
+		return false, err
+	}
+	oldSigning, err := tx.CrossSigningKeys([]string{user})
+	if err != nil {
+		return false, err
+	}
+	if len(old) != len(devices) || len(oldSigning) != len(signing) {
+		return true, nil
+	}
+	for _, d := range devices {
+		if !slices.ContainsFunc(old, func(o storage.DeviceKeys) bool {
+			return o.Device == d.Device && o.Name == d.Name && bytes.Equal(o.Keys, d.Keys)
+		}) {
+			return true, nil
+		}
+	}
+	for _, k := range signing {
+		if !slices.ContainsFunc(oldSigning, func(o storage.CrossSigningKey) bool {
+			return o.Usage == k.Usage && bytes.Equal(o.Key, k.Key)
+		}) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
