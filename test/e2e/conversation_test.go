@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"chancery/test/device"
 	"chancery/test/homeserver"
 	"chancery/test/notice"
 
@@ -23,6 +24,13 @@ import (
 )
 
 const each = 200 // messages each way
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 func numbered(prefix string, n int) []string {
 	list := make([]string, n)
@@ -40,49 +48,49 @@ func TestConversationOfTwoServers(t *testing.T) {
 		a := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
 		b := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh(), Process: true})
 		aliceUser, bobUser, bobUser2 := a.Register(t, "alice"), b.Register(t, "bob"), (*homeserver.User)(nil)
-		alice, bob := newDevice(t, aliceUser), newDevice(t, bobUser)
-		alice.verify(aliceUser, nil)
-		bob.verify(bobUser, nil)
+		alice, bob := device.New(t, aliceUser), device.New(t, bobUser)
+		alice.Verify(aliceUser, nil)
+		bob.Verify(bobUser, nil)
 		bobUser2 = b.Login(t, "bob")
-		bob2 := newDevice(t, bobUser2)
-		bob2.verify(bobUser2, bob)
+		bob2 := device.New(t, bobUser2)
+		bob2.Verify(bobUser2, bob)
 
 		created, err := alice.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "private_chat", Invite: []id.UserID{bob.UserID},
 			InitialState: []*event.Event{{Type: event.StateEncryption, Content: event.Content{Parsed: &event.EncryptionEventContent{Algorithm: id.AlgorithmMegolmV1}}}}})
 		must(t, err)
 		room := created.RoomID
-		bob.wait("the invite", func() bool { return bob.invited[room] })
+		bob.Wait("the invite", func() bool { return bob.Invited[room] })
 		_, err = bob.JoinRoomByID(t.Context(), room)
 		must(t, err)
-		for _, d := range []*device{alice, bob, bob2} {
-			d.wait("both in the encrypted room", func() bool {
-				encrypted, _ := d.state.IsEncrypted(t.Context(), room)
-				return encrypted && d.state.IsInRoom(t.Context(), room, alice.UserID) && d.state.IsInRoom(t.Context(), room, bob.UserID)
+		for _, d := range []*device.Device{alice, bob, bob2} {
+			d.Wait("both in the encrypted room", func() bool {
+				encrypted, _ := d.State.IsEncrypted(t.Context(), room)
+				return encrypted && d.State.IsInRoom(t.Context(), room, alice.UserID) && d.State.IsInRoom(t.Context(), room, bob.UserID)
 			})
 		}
-		alice.trust(bob.UserID)
-		bob.trust(alice.UserID)
+		alice.Trust(bob.UserID)
+		bob.Trust(alice.UserID)
 		// Bob's second device learns of the signature that the first one made.
-		_, err = bob2.mach.FetchKeys(t.Context(), []id.UserID{bob.UserID, alice.UserID}, true)
+		_, err = bob2.Mach.FetchKeys(t.Context(), []id.UserID{bob.UserID, alice.UserID}, true)
 		must(t, err)
 
 		began := time.Now()
 		fromAlice, fromBob := numbered("alice says", each), numbered("bob says", each)
 		var talk sync.WaitGroup
-		for d, bodies := range map[*device][]string{alice: fromAlice, bob: fromBob} {
+		for d, bodies := range map[*device.Device][]string{alice: fromAlice, bob: fromBob} {
 			talk.Go(func() {
 				for _, body := range bodies {
-					d.say(room, body)
+					d.Say(room, body)
 				}
 			})
 		}
 		talk.Wait()
-		for _, d := range []*device{alice, bob, bob2} {
-			d.has(alice.UserID, fromAlice)
-			d.has(bob.UserID, fromBob)
+		for _, d := range []*device.Device{alice, bob, bob2} {
+			d.Has(alice.UserID, fromAlice)
+			d.Has(bob.UserID, fromBob)
 		}
-		alice.trusts(bob.UserID)
-		bob.trusts(alice.UserID)
+		alice.Trusts(bob.UserID)
+		bob.Trusts(alice.UserID)
 		took := time.Since(began)
 
 		fromAlice = append(fromAlice, attachAndCheck(t, room, alice, bob))
@@ -93,55 +101,55 @@ func TestConversationOfTwoServers(t *testing.T) {
 		// What Bob's server said yes to goes out after it is killed.
 		last := numbered("bob says at the end", 20)
 		for _, body := range last {
-			bob.say(room, body)
+			bob.Say(room, body)
 		}
 		fromBob = append(fromBob, last...)
 		b.Kill()
 		meanwhile := numbered("alice goes on", 100)
-		var alice2 *device
+		var alice2 *device.Device
 		for i, body := range meanwhile {
-			alice.say(room, body)
+			alice.Say(room, body)
 			if i == 30 {
 				// A new device of Alice: its keys, and a new key of the room that Alice shares for its sake, have
 				// to wait for Bob's server.
 				u := a.Login(t, "alice")
-				was, err := alice.mach.CryptoStore.GetOutboundGroupSession(t.Context(), room)
+				was, err := alice.Mach.CryptoStore.GetOutboundGroupSession(t.Context(), room)
 				must(t, err)
-				alice2 = newDevice(t, u)
-				alice2.verify(u, alice)
-				alice.wait("a new key for the new device", func() bool {
-					now, err := alice.mach.CryptoStore.GetOutboundGroupSession(t.Context(), room)
+				alice2 = device.New(t, u)
+				alice2.Verify(u, alice)
+				alice.Wait("a new key for the new device", func() bool {
+					now, err := alice.Mach.CryptoStore.GetOutboundGroupSession(t.Context(), room)
 					return err == nil && (now == nil || now.ID() != was.ID())
 				})
 			}
 		}
 		fromAlice = append(fromAlice, meanwhile...)
 		b.Start()
-		for _, d := range []*device{bob, bob2} {
-			d.has(alice.UserID, fromAlice)
+		for _, d := range []*device.Device{bob, bob2} {
+			d.Has(alice.UserID, fromAlice)
 		}
-		alice.has(bob.UserID, fromBob)
+		alice.Has(bob.UserID, fromBob)
 		checkHistory(t, room, bobUser, alice)
 
 		// Both new devices and old ones go on together.
-		alice2.wait("the room", func() bool { return alice2.state.IsInRoom(t.Context(), room, bob.UserID) })
-		alice2.say(room, "from the new device")
+		alice2.Wait("the room", func() bool { return alice2.State.IsInRoom(t.Context(), room, bob.UserID) })
+		alice2.Say(room, "from the new device")
 		fromAlice = append(fromAlice, "from the new device")
-		bob2.say(room, "to the new device")
-		for _, d := range []*device{bob, bob2} {
-			d.has(alice.UserID, fromAlice)
+		bob2.Say(room, "to the new device")
+		for _, d := range []*device.Device{bob, bob2} {
+			d.Has(alice.UserID, fromAlice)
 		}
-		bob.trusts(alice.UserID)
-		alice2.wait("the message to the new device", func() bool {
-			n := len(alice2.timeline)
-			return n > 0 && alice2.timeline[n-1].body == "to the new device"
+		bob.Trusts(alice.UserID)
+		alice2.Wait("the message to the new device", func() bool {
+			n := len(alice2.Timeline)
+			return n > 0 && alice2.Timeline[n-1].Body == "to the new device"
 		})
 		notice.Print("%s: %d encrypted messages each way between two servers in %v", t.Name(), each, took.Round(time.Millisecond))
 	})
 }
 
 // attachAndCheck sends an encrypted file from one server to the other.
-func attachAndCheck(t *testing.T, room id.RoomID, alice, bob *device) (body string) {
+func attachAndCheck(t *testing.T, room id.RoomID, alice, bob *device.Device) (body string) {
 	t.Helper()
 	plain := make([]byte, 300_000)
 	rand.Read(plain)
@@ -150,10 +158,10 @@ func attachAndCheck(t *testing.T, room id.RoomID, alice, bob *device) (body stri
 	file.EncryptInPlace(sealed)
 	uploaded, err := alice.UploadBytes(t.Context(), sealed, "application/octet-stream")
 	must(t, err)
-	sent := alice.post(room, &event.MessageEventContent{MsgType: event.MsgFile, Body: "plan.pdf",
+	sent := alice.Post(room, &event.MessageEventContent{MsgType: event.MsgFile, Body: "plan.pdf",
 		File: &event.EncryptedFileInfo{EncryptedFile: *file, URL: uploaded.ContentURI.CUString()}})
-	bob.wait("the file", func() bool { return bob.seen[sent] != nil && bob.seen[sent].body != "" })
-	got := bob.seen[sent].content
+	bob.Wait("the file", func() bool { return bob.Seen[sent] != nil && bob.Seen[sent].Body != "" })
+	got := bob.Seen[sent].Content
 	if got.File == nil {
 		t.Fatalf("the file's keys are missing: %+v", got)
 	}
@@ -171,15 +179,15 @@ func attachAndCheck(t *testing.T, room id.RoomID, alice, bob *device) (body stri
 // editAndCheck replaces a message; the other server bundles the replacement with it.
 //
 // spec: c2s#event-replacements
-func editAndCheck(t *testing.T, room id.RoomID, alice, bob *device, bobUser *homeserver.User) []string {
+func editAndCheck(t *testing.T, room id.RoomID, alice, bob *device.Device, bobUser *homeserver.User) []string {
 	t.Helper()
-	first := alice.say(room, "a message with a mistale")
+	first := alice.Say(room, "a message with a mistale")
 	edit := &event.MessageEventContent{MsgType: event.MsgText, Body: "* a message with a mistake",
 		NewContent: &event.MessageEventContent{MsgType: event.MsgText, Body: "a message with a mistake"},
 		RelatesTo:  &event.RelatesTo{Type: event.RelReplace, EventID: first}}
-	second := alice.post(room, edit)
-	bob.wait("the edit", func() bool { return bob.seen[second] != nil && bob.seen[second].body != "" })
-	if got := bob.seen[second].content; got.NewContent == nil || got.NewContent.Body != "a message with a mistake" || got.RelatesTo.GetReplaceID() != first {
+	second := alice.Post(room, edit)
+	bob.Wait("the edit", func() bool { return bob.Seen[second] != nil && bob.Seen[second].Body != "" })
+	if got := bob.Seen[second].Content; got.NewContent == nil || got.NewContent.Body != "a message with a mistake" || got.RelatesTo.GetReplaceID() != first {
 		t.Errorf("the edit is %+v", got)
 	}
 	ev := bobUser.OK("GET", homeserver.Room(string(room), "event", string(first)), nil)
@@ -190,15 +198,15 @@ func editAndCheck(t *testing.T, room id.RoomID, alice, bob *device, bobUser *hom
 }
 
 // redactAndCheck takes a message back, on both servers.
-func redactAndCheck(t *testing.T, room id.RoomID, alice, bob, bob2 *device, bobUser *homeserver.User) string {
+func redactAndCheck(t *testing.T, room id.RoomID, alice, bob, bob2 *device.Device, bobUser *homeserver.User) string {
 	t.Helper()
-	sent := alice.say(room, "a secret")
-	for _, d := range []*device{alice, bob, bob2} {
-		d.wait("the message", func() bool { return d.seen[sent] != nil && d.seen[sent].body != "" })
+	sent := alice.Say(room, "a secret")
+	for _, d := range []*device.Device{alice, bob, bob2} {
+		d.Wait("the message", func() bool { return d.Seen[sent] != nil && d.Seen[sent].Body != "" })
 	}
 	_, err := alice.RedactEvent(t.Context(), room, sent)
 	must(t, err)
-	bob.wait("the redaction", func() bool { return bob.redacted[sent] })
+	bob.Wait("the redaction", func() bool { return bob.Redacted[sent] })
 	ev := bobUser.OK("GET", homeserver.Room(string(room), "event", string(sent)), nil)
 	if ev.Get("content").Raw != "{}" || !ev.Get("unsigned.redacted_because").Exists() {
 		t.Errorf("after the redaction the event is %s", ev)
@@ -206,17 +214,16 @@ func redactAndCheck(t *testing.T, room id.RoomID, alice, bob, bob2 *device, bobU
 	return "a secret"
 }
 
-func receiptAndCheck(t *testing.T, room id.RoomID, alice, bob *device) {
+func receiptAndCheck(t *testing.T, room id.RoomID, alice, bob *device.Device) {
 	t.Helper()
-	bob.mu.Lock()
-	last := bob.timeline[len(bob.timeline)-1].id
-	bob.mu.Unlock()
+	var last id.EventID
+	bob.Look(func() { last = bob.Timeline[len(bob.Timeline)-1].ID })
 	must(t, bob.MarkRead(t.Context(), room, last))
-	alice.wait("the receipt", func() bool { return alice.receipts[bob.UserID] == last })
+	alice.Wait("the receipt", func() bool { return alice.Receipts[bob.UserID] == last })
 }
 
 // checkHistory compares /messages of the server that was killed with what its peer's user saw: all events, once.
-func checkHistory(t *testing.T, room id.RoomID, bob *homeserver.User, alice *device) {
+func checkHistory(t *testing.T, room id.RoomID, bob *homeserver.User, alice *device.Device) {
 	t.Helper()
 	var order []string
 	count := map[string]int{}
@@ -239,22 +246,26 @@ func checkHistory(t *testing.T, room id.RoomID, bob *homeserver.User, alice *dev
 		}
 		from = next
 	}
-	alice.mu.Lock()
-	defer alice.mu.Unlock()
+	alice.Look(func() { compareOwn(t, alice, count, order) })
+}
+
+// compareOwn looks for what Alice saw in the history of the other server, newest first.
+func compareOwn(t *testing.T, alice *device.Device, count map[string]int, order []string) {
+	t.Helper()
 	var own []string
-	for _, m := range alice.timeline {
-		if count[string(m.id)] != 1 {
-			text, _ := json.Marshal(m.raw)
-			t.Errorf("%s stands %d times in the history of the other server: %.300s", m.id, count[string(m.id)], text)
+	for _, m := range alice.Timeline {
+		if count[string(m.ID)] != 1 {
+			text, _ := json.Marshal(m.Raw)
+			t.Errorf("%s stands %d times in the history of the other server: %.300s", m.ID, count[string(m.ID)], text)
 		}
-		if m.sender == alice.UserID && !alice.redacted[m.id] {
-			own = append(own, string(m.id))
+		if m.Sender == alice.UserID && !alice.Redacted[m.ID] {
+			own = append(own, string(m.ID))
 		}
 	}
 	redacted := 0
 	for i := range own {
 		at := len(order) - 1 - i - redacted
-		for at >= 0 && alice.redacted[id.EventID(order[at])] {
+		for at >= 0 && alice.Redacted[id.EventID(order[at])] {
 			redacted++
 			at--
 		}

@@ -54,7 +54,7 @@ type Server struct {
 	client  *http.Client
 	took    time.Duration
 	stop    context.CancelFunc // of a server in this process; nil while it is down
-	ended   chan error
+	ended   <-chan error
 	process *os.Process
 }
 
@@ -72,7 +72,7 @@ func Start(t testing.TB, o Options) *Server {
 	if o.CA == nil {
 		o.CA = NewCA(t)
 	}
-	federation, client := freePort(t), freePort(t)
+	federation, client := FreePort(t), FreePort(t)
 	s := &Server{Listens: "127.0.0.1:" + federation, URL: "http://127.0.0.1:" + client, Dir: filepath.Join(t.TempDir(), "data"),
 		CA: o.CA, Options: o, t: t}
 	s.Name = cmp.Or(o.Name, s.Listens)
@@ -114,6 +114,16 @@ func Start(t testing.TB, o Options) *Server {
 		s.log.Close()
 	})
 	s.Start()
+	return s
+}
+
+// Other is a server that is not ours, as its clients see it: whoever started it stops it.
+func Other(t testing.TB, name, url string) *Server {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.Proxy = nil
+	transport.MaxIdleConnsPerHost = 64
+	s := &Server{Name: name, URL: url, t: t, client: &http.Client{Transport: transport, Timeout: 2 * time.Minute}}
+	t.Cleanup(s.client.CloseIdleConnections)
 	return s
 }
 
@@ -230,8 +240,8 @@ func (s *Server) transport() http.RoundTripper {
 // HTTP is a client for this server; every answer it gets is held against the specification.
 func (s *Server) HTTP() *http.Client { return s.client }
 
-// freePort finds a port that nobody listens on. The server must know it before it listens: its name has it.
-func freePort(t testing.TB) string {
+// FreePort finds a port that nobody listens on. The server must know it before it listens: its name has it.
+func FreePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -69,19 +69,8 @@ func (s *Server) startProcess() error {
 	cmd.Dir = filepath.Dir(s.Dir)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, s.log
-	cmd.SysProcAttr = attributes()
-	started, ended := make(chan error, 1), make(chan error, 1)
-	go func() {
-		// Linux ends the server when the thread that started it ends: this one lives as long as the server.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			ended <- cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
+	ended, err := Spawn(cmd)
+	if err != nil {
 		return err
 	}
 	s.process, s.ended = cmd.Process, ended
@@ -100,6 +89,24 @@ func (s *Server) startProcess() error {
 			return errors.New("the server was not ready after 30 s")
 		}
 	}
+}
+
+// Spawn starts a command that ends with the test binary, also when that panics or is killed. The channel tells
+// how the command ended.
+func Spawn(cmd *exec.Cmd) (<-chan error, error) {
+	cmd.SysProcAttr = attributes()
+	started, ended := make(chan error, 1), make(chan error, 1)
+	go func() {
+		// Linux ends the server when the thread that started it ends: this one lives as long as the server.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			ended <- cmd.Wait()
+		}
+	}()
+	return ended, <-started
 }
 
 func (s *Server) answers() bool {

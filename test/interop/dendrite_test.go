@@ -1,0 +1,61 @@
+//go:build goolm
+
+package interop
+
+import (
+	"crypto/rand"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"chancery/test/homeserver"
+)
+
+const dendriteConfig = `
+version: 2
+global:
+  server_name: "127.0.0.1:%[1]s"
+  private_key: "%[2]s/key.pem"
+  database: {connection_string: "file:%[2]s/dendrite.db"}
+  presence: {enable_inbound: true, enable_outbound: true}
+  jetstream: {storage_path: "%[2]s/jetstream"}
+  report_stats: {enabled: false}
+  cache: {max_size_estimated: 64mb, max_age: 1h}
+client_api:
+  registration_disabled: false
+  guests_disabled: true
+  registration_shared_secret: interop
+  rate_limiting: {enabled: false}
+federation_api:
+  send_max_retries: 16
+  deny_networks: []
+  allow_networks: ["0.0.0.0/0"]
+media_api: {base_path: "%[2]s/media"}
+sync_api: {search: {enabled: false}}
+user_api: {bcrypt_cost: 4}
+logging: [{type: std, level: info}]
+`
+
+func dendrite(t testing.TB, ca *homeserver.CA, binary string) *server {
+	t.Helper()
+	s := foreign(t, "dendrite", func(dir, federation, client string) func() *exec.Cmd {
+		cert, key := ca.Issue(t)
+		seed := make([]byte, 32)
+		rand.Read(seed)
+		write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "MATRIX PRIVATE KEY",
+			Headers: map[string]string{"Key-ID": "ed25519:interop"}, Bytes: seed})))
+		config := write(t, filepath.Join(dir, "dendrite.yaml"), fmt.Sprintf(dendriteConfig, federation, dir))
+		return func() *exec.Cmd {
+			cmd := exec.Command(binary, "-really-enable-open-registration", "-config", config, "-http-bind-address", "127.0.0.1:"+client,
+				"-https-bind-address", "127.0.0.1:"+federation, "-tls-cert", cert, "-tls-key", key)
+			cmd.Dir = dir
+			cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+ca.File)
+			return cmd
+		}
+	})
+	s.lacks = map[string]string{}
+	return s
+}
