@@ -7,6 +7,8 @@ import (
 
 	"chancery/roomserver"
 	"chancery/storage"
+
+	"maunium.net/go/mautrix/id"
 )
 
 func TestTwoServersShareARoom(t *testing.T) {
@@ -73,6 +75,54 @@ func TestInvitesReachTheOtherServerAndCanBeRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "the leaving arrives", func() bool { return a.membership(room, bob) == "leave" })
+	})
+}
+
+// What we hold of invites and knocks in a room that we are not in is over once we are in it: from then on the room
+// tells where our users stand.
+func TestPendingMembershipsEndInARoomThatWeEntered(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, bob, carol, dan, erin := a.user("alice"), b.user("bob"), b.user("carol"), b.user("dan"), b.user("erin")
+		room := a.room(alice, map[string]any{"m.room.join_rules": map[string]any{"join_rule": "knock"}})
+		for _, u := range []id.UserID{bob, carol, dan} {
+			if err := a.rooms.Invite(t.Context(), roomserver.Invite{Room: room, Sender: alice, Target: u}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.rooms.Knock(t.Context(), roomserver.Join{User: erin, Room: room, Via: []string{a.name}}); err != nil {
+			t.Fatal(err)
+		}
+		pending := func(u id.UserID) (all []storage.Invite) {
+			t.Helper()
+			if err := b.db.Read(t.Context(), func(tx storage.Tx) (err error) {
+				all, err = tx.InvitesOf(string(u))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return all
+		}
+		for u, want := range map[id.UserID]string{bob: "invite", carol: "invite", dan: "invite", erin: "knock"} {
+			if got := pending(u); len(got) != 1 || got[0].Membership != want {
+				t.Fatalf("%s has %d pending, want one %s", u, len(got), want)
+			}
+		}
+		b.join(bob, room, a)
+		for u, want := range map[id.UserID]string{bob: "join", carol: "invite", dan: "invite", erin: "knock"} {
+			if got := pending(u); len(got) != 0 || b.membership(room, u) != want {
+				t.Errorf("after bob's join %s has %d pending and is %q, want none and %q", u, len(got), b.membership(room, u), want)
+			}
+		}
+		if err := b.rooms.Leave(t.Context(), carol, room, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, u := range []id.UserID{dan, erin} {
+			if err := a.rooms.ChangeMember(t.Context(), roomserver.Change{Room: room, Sender: alice, Target: u, Membership: "leave"}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the refusal arrives", func() bool { return b.membership(room, u) == "leave" })
+		}
+		eventually(t, "carol's leaving arrives", func() bool { return a.membership(room, carol) == "leave" })
 	})
 }
 

@@ -40,7 +40,6 @@ type addition struct {
 	set           *serverSet
 	facts         []storage.Fact
 	notifications []storage.Notification
-	invites       []storage.Invite       // stripped invites that became real memberships are removed
 	room          storage.Room           // as it is after the event
 	moved         bool                   // the room's row changed
 	first         bool                   // the room is new
@@ -537,10 +536,7 @@ func (a *addition) write(tx storage.Tx) error {
 		tx.AddMissing(a.Room, a.NID, string(v))
 	}
 	if a.moves != nil {
-		a.moves.write(tx, a.Room)
-	}
-	for _, v := range a.invites {
-		tx.DeleteInvite(v.User, v.RoomID)
+		a.moves.write(tx, a.Room, a.room.ID)
 	}
 	if len(a.notifications) > 0 {
 		if err := tx.InsertNotifications(a.notifications); err != nil {

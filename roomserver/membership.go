@@ -65,7 +65,6 @@ func (s *Server) Join(ctx context.Context, j Join) error {
 		if err != nil {
 			return err
 		}
-		a.invites = append(a.invites, storage.Invite{User: key, RoomID: string(r.id)})
 		r.submit(a)
 		return nil
 	})

@@ -18,6 +18,7 @@ import (
 type moves struct {
 	members   []storage.Member
 	notMember []string // whose member event is gone altogether
+	own       []string // our users among both, if we are in the room: what we held of an invite from elsewhere is over
 	facts     []storage.Fact
 	silent    int         // pieces of state that are others without an event of their own
 	users     []id.UserID // whose membership is one of them
@@ -63,6 +64,9 @@ func (r *room) moveMembers(event int64, was, is state.Root) (*moves, error) {
 			r.moveMember(m, id.UserID(k.StateKey), events[c.Was], events[c.Is], byItself)
 		}
 	}
+	if r.servers[r.s.ServerName] == 0 {
+		m.own = nil
+	}
 	if m.silent == 0 {
 		return m, nil
 	}
@@ -87,6 +91,7 @@ func (r *room) moveMember(m *moves, user id.UserID, was, is *Stored, byItself bo
 		m.notMember = append(m.notMember, string(user))
 	}
 	if r.s.IsLocal(user) {
+		m.own = append(m.own, string(user))
 		r.owners = nil
 	}
 	r.countMember(user.Homeserver(), before == "join", after == "join")
@@ -110,12 +115,15 @@ func ends(is, join *Stored) bool {
 }
 
 // write is the moves' part of a transaction.
-func (m *moves) write(tx storage.Tx, room int64) {
+func (m *moves) write(tx storage.Tx, room int64, roomID string) {
 	for _, v := range m.members {
 		tx.SetMember(v)
 	}
 	for _, u := range m.notMember {
 		tx.DeleteMember(room, u)
+	}
+	for _, u := range m.own {
+		tx.DeleteInvite(u, roomID)
 	}
 }
 

@@ -229,7 +229,6 @@ func (s *Server) enter(ctx context.Context, version *event.Version, ev *event.Ev
 		if err != nil {
 			return err
 		}
-		a.invites = append(a.invites, storage.Invite{User: string(user), RoomID: string(r.id)})
 		r.submit(a)
 		return nil
 	})
