@@ -51,9 +51,13 @@ bench:
 e2e:
 	$(GO) test -count=1 -v -tags goolm ./test/...
 
-# The binary as other people's test suites want it; test/interop/serve.sh starts it for their harness.
+# Our binary beside other people's servers, told aloud: a real Synapse, which is installed from the package index
+# into the user's cache, and a real Dendrite where DENDRITE names its binary. RUN chooses stories:
+# make interop RUN='synapse/SQLite/knock'
+RUN ?= .
 interop: build
-	@echo "server command: CHANCERY=$(CURDIR)/bin/chancery $(CURDIR)/test/interop/serve.sh"
+	CHANCERY_INTEROP=1 $(GO) test -count=1 -v -timeout 2h -tags goolm -run 'TestInterop/$(RUN)' ./test/interop
+	@echo "for other test suites: CHANCERY=$(CURDIR)/bin/chancery $(CURDIR)/test/interop/serve.sh starts a server"
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/chancery ./cmd/chancery

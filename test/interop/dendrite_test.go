@@ -19,7 +19,6 @@ version: 2
 global:
   server_name: "127.0.0.1:%[1]s"
   private_key: "%[2]s/key.pem"
-  database: {connection_string: "file:%[2]s/dendrite.db"}
   presence: {enable_inbound: true, enable_outbound: true}
   jetstream: {storage_path: "%[2]s/jetstream"}
   report_stats: {enabled: false}
@@ -29,13 +28,29 @@ client_api:
   guests_disabled: true
   registration_shared_secret: interop
   rate_limiting: {enabled: false}
+room_server:
+  database: {connection_string: "file:%[2]s/roomserver.db"}
+key_server:
+  database: {connection_string: "file:%[2]s/keys.db"}
+relay_api:
+  database: {connection_string: "file:%[2]s/relay.db"}
+mscs:
+  mscs: []
+  database: {connection_string: "file:%[2]s/mscs.db"}
 federation_api:
+  database: {connection_string: "file:%[2]s/federation.db"}
   send_max_retries: 16
   deny_networks: []
   allow_networks: ["0.0.0.0/0"]
-media_api: {base_path: "%[2]s/media"}
-sync_api: {search: {enabled: false}}
-user_api: {bcrypt_cost: 4}
+media_api:
+  base_path: "%[2]s/media"
+  database: {connection_string: "file:%[2]s/media.db"}
+sync_api:
+  search: {enabled: false}
+  database: {connection_string: "file:%[2]s/sync.db"}
+user_api:
+  bcrypt_cost: 4
+  account_database: {connection_string: "file:%[2]s/accounts.db"}
 logging: [{type: std, level: info}]
 `
 
@@ -56,6 +71,8 @@ func dendrite(t testing.TB, ca *homeserver.CA, binary string) *server {
 			return cmd
 		}
 	})
-	s.lacks = map[string]string{}
+	s.lacks = map[string]string{
+		"bundled edits": "it bundles no replacement with an event",
+	}
 	return s
 }

@@ -21,12 +21,22 @@ import (
 type server struct {
 	*homeserver.Server
 	software string
-	lacks    map[string]string // stories it cannot be part of, and why
+	lacks    map[string]string // stories it cannot be part of, and abilities it has not, and why
 	// fresh makes the command that starts it; nil for ours.
 	fresh   func() *exec.Cmd
 	log     *os.File
 	process *os.Process
 	ended   <-chan error
+}
+
+// can says whether a server has an ability that a story looks at beside others, and tells if not.
+func (s *server) can(t *testing.T, ability string) bool {
+	t.Helper()
+	why, lacks := s.lacks[ability]
+	if lacks {
+		t.Logf("%s has no %s: %s", s.software, ability, why)
+	}
+	return !lacks
 }
 
 // down ends the server: ours as if the power was cut, others politely.

@@ -79,6 +79,7 @@ bcrypt_rounds: 4
 allow_public_rooms_over_federation: true
 room_list_publication_rules: [{action: allow}]
 presence: {enabled: true}
+caches: {sync_response_cache_duration: 0}
 federation: {destination_min_retry_interval: 1s, destination_retry_multiplier: 1, destination_max_retry_interval: 2s}
 rc_message: &free {per_second: 100000, burst_count: 100000}
 rc_registration: *free
