@@ -3,11 +3,13 @@ package federation
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"sync"
 	"time"
 
 	"chancery"
 	"chancery/federation/peer"
+	"chancery/roomserver"
 	"chancery/storage"
 
 	"go.uber.org/zap"
@@ -50,8 +52,39 @@ type transactionOut struct {
 type inbound struct {
 	flight singleflight.Group
 
-	mu      sync.Mutex // guards origins; a leaf
+	mu      sync.Mutex // guards the rest; a leaf
 	origins map[string]*originTurn
+	failed  map[string]failing // by origin
+}
+
+// maxAgain is how often a transaction is left to be brought again because our storage failed. What fails for
+// ever must not stop the server behind it for ever.
+const maxAgain = 5
+
+// again counts the failures of the transaction that a server brings, and says whether it should come again.
+func (in *inbound) again(origin, txnID string) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.failed == nil || len(in.failed) > 10_000 {
+		in.failed = map[string]failing{}
+	}
+	f := in.failed[origin]
+	if f.txnID != txnID {
+		f = failing{txnID: txnID}
+	}
+	f.times++
+	in.failed[origin] = f
+	if f.times > maxAgain {
+		delete(in.failed, origin)
+		return false
+	}
+	return true
+}
+
+// failing is the last transaction of a server that storage failed to take.
+type failing struct {
+	txnID string
+	times int
 }
 
 // originTurn lets the transactions of one server in one after the other, in the order in which they came.
@@ -141,7 +174,13 @@ func (s *Server) takeOnce(ctx context.Context, in *transactionIn) (answer json.R
 	if err := s.receiveEDUs(ctx, in.Origin, in.Body.EDUs); err != nil {
 		return nil, err
 	}
-	for eventID, err := range s.Rooms.Receive(ctx, in.Origin, in.Body.PDUs) {
+	results := s.Rooms.Receive(ctx, in.Origin, in.Body.PDUs)
+	for _, err := range results {
+		if errors.Is(err, roomserver.ErrStorage) && s.inbound.again(in.Origin, in.TxnID) {
+			return nil, chancery.Internal(err) // it is brought again: an answer would be the end of these events
+		}
+	}
+	for eventID, err := range results {
 		out.PDUs[eventID] = pduResult{Error: reason(err)}
 		if err != nil {
 			s.Log.Debug("event not taken", zap.String("origin", in.Origin), zap.String("event", string(eventID)), zap.Error(err))

@@ -24,11 +24,11 @@ func (r *room) checkACL(server string) error {
 }
 
 // ACLAllows judges a server name by an m.room.server_acl event. Names are compared without regard to
-// case and without their port.
+// case, without their port and without the dot that may end a DNS name.
 //
 // spec: c2s#server-access-control-lists-acls-for-rooms
 func ACLAllows(acl *event.Event, server string) bool {
-	host := strings.ToLower(withoutPort(server))
+	host := strings.TrimRight(strings.ToLower(withoutPort(server)), ".")
 	content := gjson.ParseBytes(acl.Content())
 	if literals := content.Get("allow_ip_literals"); literals.Type == gjson.False && isIPLiteral(host) {
 		return false

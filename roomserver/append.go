@@ -137,6 +137,7 @@ func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
 	a.first, r.stored = !r.stored, true
 	a.moved = a.moved || len(a.nodes) > 0 || len(a.slots) > 0
 	r.pending[a.NID], r.pendingID[ev.ID()] = a.Stored, a.Stored
+	r.claim(ev.ID())
 	return a, nil
 }
 
@@ -455,11 +456,18 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 		}
 		r.broken.CompareAndSwap(nil, &err)
 	})
-	c := &committed{done: make(chan struct{})}
+	c, byName := &committed{done: make(chan struct{})}, r.choosesIDs()
 	r.waits = append(r.waits, c)
 	go func() {
 		defer close(c.done)
 		defer r.inFlight.Add(-1)
+		defer func() {
+			if byName {
+				for _, a := range all.list {
+					r.s.names.release(a.ID(), a.Room)
+				}
+			}
+		}()
 		if c.err = p.Wait(context.Background()); c.err != nil {
 			return
 		}

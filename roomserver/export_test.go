@@ -10,5 +10,5 @@ import (
 
 // ReceiveFor takes an event as if a server in the room had sent it.
 func (s *Server) ReceiveFor(ctx context.Context, room id.RoomID, ev *event.Event) error {
-	return s.take(ctx, room, ev, nil)
+	return s.take(ctx, "test", room, ev, nil)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -16,12 +17,17 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Limits on what one event may make us ask for.
+// Limits on what one event may make us ask for, and on what of an answer we look at.
 const (
 	fetchTime       = 30 * time.Second
 	stateTime       = 2 * time.Minute // a large room's state takes its server long to gather
+	errandTime      = 4 * time.Minute // for all that one event stands on
 	missingAtOnce   = 50
-	stateByIDsLimit = 200 // more missing state events than this are asked for all at once
+	maxStates       = 4      // states before the event and before those that are missing below it
+	maxAuthChain    = 10_000 // events
+	stateByIDsLimit = 200    // more missing state events than this are asked for all at once
+	spareState      = 20_000 // events that a state may have beyond four times the pieces that we know
+	largeStates     = 2      // whole states that are on the way at a time, for all rooms
 )
 
 // verify checks the signatures that events must carry; each has its own result.
@@ -48,8 +54,10 @@ func (s *Server) verify(ctx context.Context, events []*event.Event) []error {
 	return errs
 }
 
-// ofRoom keeps what is an event of the room; signatures are not looked at.
-func ofRoom(version *event.Version, roomID id.RoomID, raw []json.RawMessage) []*event.Event {
+// ofRoom keeps what is an event of the room, and of an answer that is longer than it may be only the beginning;
+// signatures are not looked at.
+func ofRoom(version *event.Version, roomID id.RoomID, raw []json.RawMessage, limit int) []*event.Event {
+	raw = raw[:min(len(raw), limit)]
 	events := make([]*event.Event, 0, len(raw))
 	for _, text := range raw {
 		if ev, err := event.Parse(version, text); err == nil && ev.RoomID() == roomID {
@@ -61,33 +69,42 @@ func ofRoom(version *event.Version, roomID id.RoomID, raw []json.RawMessage) []*
 
 // parsed keeps what is an event of the room with good signatures.
 func (s *Server) parsed(ctx context.Context, version *event.Version, roomID id.RoomID, raw []json.RawMessage) []*event.Event {
-	return s.verified(ctx, ofRoom(version, roomID, raw), nil)
+	return s.verified(ctx, ofRoom(version, roomID, raw, len(raw)), nil)
 }
 
 // How many servers are asked for what an event stands on: the one that sent it, then others of the room.
 const helpers = 3
 
-// fromSomebody asks servers of a room in turn until one helps: first the one that sent the event. The error is
-// that one's, which is the likeliest to have what it built on.
-func fromSomebody[T any](ctx context.Context, s *Server, origin string, roomID id.RoomID, ask func(server string) (T, error)) (T, error) {
-	answer, failed := ask(origin)
-	if failed == nil {
-		return answer, nil
+// fromSomebody asks servers of a room in turn until one helps: the likely ones first, then the others. The error
+// is that of the last likely one, mostly the server that sent the event, which should have what it built on.
+func fromSomebody[T any](ctx context.Context, s *Server, roomID id.RoomID, likely []string, ask func(server string) (T, error)) (answer T, failed error) {
+	asked := map[string]bool{s.ServerName: true}
+	for i, server := range likely {
+		if asked[server] || i < len(likely)-1 && s.backedOff(server) {
+			continue
+		}
+		asked[server] = true
+		if answer, failed = ask(server); failed == nil {
+			return answer, nil
+		}
 	}
 	others, err := s.otherServers(ctx, roomID)
 	if err != nil {
-		return answer, err
+		return answer, cmp.Or(failed, err)
 	}
-	others = slices.DeleteFunc(others, func(server string) bool { return server == origin })
-	for _, server := range others[:min(len(others), helpers-1)] {
-		if s.backedOff(server) {
+	for _, server := range others {
+		if asked[server] {
+			continue
+		}
+		if len(asked) > helpers || s.backedOff(server) {
 			break // they come last
 		}
+		asked[server] = true
 		if other, err := ask(server); err == nil {
 			return other, nil
 		}
 	}
-	return answer, failed
+	return answer, cmp.Or(failed, errNothingCame)
 }
 
 // fetchMissing asks for the events between what we have and ev, and gives them oldest first.
@@ -107,32 +124,42 @@ func (s *Server) fetchMissing(ctx context.Context, origin string, roomID id.Room
 	if err != nil {
 		return nil, err
 	}
-	events := s.parsed(ctx, ev.Version(), roomID, raw)
-	var newestFirst []*event.Event
+	given := ofRoom(ev.Version(), roomID, raw, missingAtOnce)
+	isHere, err := s.judged(ctx, roomID, idsOf(given)) // a server that does not know where we end goes on to the room's beginning
+	if err != nil {
+		return nil, err
+	}
+	events := s.below(ctx, ev.PrevEvents(), given, isHere)
 	if err := s.in(ctx, roomID, func(r *room) error {
-		// A server that does not know where we end goes on to the room's beginning.
-		isHere, err := r.judged(idsOf(events))
-		if err == nil {
-			newestFirst = belowGap(ev.PrevEvents(), events, isHere)
-		}
 		// What is older than all we have, by its sender's word, is no news: it comes with the past.
-		floor, ok, lowErr := r.lowestDepth()
-		if err = cmp.Or(err, lowErr); err == nil && ok {
-			newestFirst = slices.DeleteFunc(newestFirst, func(e *event.Event) bool { return e.Depth() < floor })
+		floor, ok, err := r.lowestDepth()
+		if ok {
+			events = slices.DeleteFunc(events, func(e *event.Event) bool { return e.Depth() < floor })
 		}
 		return err
 	}); err != nil {
 		return nil, err
 	}
-	newestFirst = newestFirst[:min(len(newestFirst), missingAtOnce)]
-	if len(newestFirst) == 0 {
+	if len(events) == 0 {
 		return nil, errNothingCame
 	}
-	oldestFirst := make([]*event.Event, 0, len(newestFirst))
-	for i := len(newestFirst) - 1; i >= 0; i-- {
-		oldestFirst = append(oldestFirst, newestFirst[i])
-	}
-	return oldestFirst, nil
+	slices.Reverse(events)
+	return events, nil
+}
+
+// below keeps of what a server gave us the events that hang below some others and whose signatures hold, newest
+// first. Signatures cost the most: those of what does not belong there are not looked at.
+func (s *Server) below(ctx context.Context, ids []id.EventID, events []*event.Event, isHere func(id.EventID) bool) []*event.Event {
+	return belowGap(ids, s.verified(ctx, belowGap(ids, events, isHere), nil), isHere)
+}
+
+// judged is room.judged in a turn of its own.
+func (s *Server) judged(ctx context.Context, roomID id.RoomID, ids []id.EventID) (is func(id.EventID) bool, err error) {
+	err = s.in(ctx, roomID, func(r *room) error {
+		is, err = r.judged(ids)
+		return err
+	})
+	return is, err
 }
 
 // fetchAuth asks for the auth chain of an event.
@@ -143,65 +170,150 @@ func (s *Server) fetchAuth(ctx context.Context, origin string, roomID id.RoomID,
 	if err != nil {
 		return nil, err
 	}
-	return s.parsed(ctx, ev.Version(), roomID, raw), nil
+	chain := inChain(ev.AuthEvents(), ofRoom(ev.Version(), roomID, raw, maxAuthChain))
+	return s.verified(ctx, chain, nil), nil
 }
 
-// fetchState asks for the state before an event: by IDs first, and for the events that we do not have.
+// inChain keeps the events that others cite, and those that these cite, and so on.
+func inChain(ids []id.EventID, events []*event.Event) (chain []*event.Event) {
+	byID := make(map[id.EventID]*event.Event, len(events))
+	for _, ev := range events {
+		byID[ev.ID()] = ev
+	}
+	for walk := slices.Clone(ids); len(walk) > 0; {
+		ev := byID[walk[0]]
+		delete(byID, walk[0])
+		walk = walk[1:]
+		if ev != nil {
+			chain = append(chain, ev)
+			walk = append(walk, ev.AuthEvents()...)
+		}
+	}
+	return chain
+}
+
+// fetchState asks for the state before an event: by IDs first, and for the events that we do not have. All of it
+// is stored before the event is judged by it, in turns of the room of their own.
 //
 // spec: s2s/getRoomStateIds, s2s/getRoomState
-func (s *Server) fetchState(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) (*given, error) {
+func (s *Server) fetchState(ctx context.Context, who caller, server string, ev *event.Event) (*given, error) {
 	ctx, cancel := context.WithTimeout(ctx, stateTime)
 	defer cancel()
-	ids, err := s.Peer.GetStateIDs(ctx, origin, roomID, ev.ID())
-	if err != nil {
-		return nil, fmt.Errorf("ask %s for the state: %w", origin, err)
-	}
-	stateIDs, authIDs := ids.PDUs, ids.AuthChain
-	have, err := s.haveEvents(ctx, roomID, append(append([]id.EventID{}, stateIDs...), authIDs...))
+	roomID := ev.RoomID()
+	room, err := s.rowOf(ctx, roomID)
 	if err != nil {
 		return nil, err
 	}
-	var missing []id.EventID
-	for _, list := range [][]id.EventID{stateIDs, authIDs} {
-		for _, v := range list {
-			if have[v] == nil {
-				missing = append(missing, v)
-			}
+	ids, err := s.Peer.GetStateIDs(ctx, server, roomID, ev.ID())
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for the state: %w", server, err)
+	}
+	if bound := spareState + 4*room.NextSlot; int64(len(ids.PDUs)) > bound || int64(len(ids.AuthChain)) > bound {
+		return nil, falseState(server, "it names more events than the room can have")
+	}
+	named := append(slices.Clone(ids.PDUs), ids.AuthChain...)
+	have, err := s.standings(ctx, room, named)
+	if err != nil {
+		return nil, err
+	}
+	missing := map[id.EventID]bool{}
+	for _, v := range named {
+		if _, ok := have[v]; !ok {
+			missing[v] = true
 		}
 	}
-	got := map[id.EventID]*event.Event{}
-	if len(missing) <= stateByIDsLimit {
-		for _, e := range s.fetchEvents(ctx, origin, ev.Version(), roomID, missing) {
-			got[e.ID()] = e
-		}
-	}
-	if len(got) < len(missing) {
-		whole, err := s.Peer.GetState(ctx, origin, roomID, ev.ID())
+	if len(missing) > 0 {
+		got, err := s.fetchNamed(ctx, server, ev, missing, len(named))
 		if err != nil {
-			return nil, fmt.Errorf("ask %s for the whole state: %w", origin, err)
+			return nil, err
 		}
-		for _, e := range s.parsed(ctx, ev.Version(), roomID, append(whole.PDUs, whole.AuthChain...)) {
-			got[e.ID()] = e
+		if err := s.addOutside(ctx, who, roomID, got); err != nil {
+			return nil, err
 		}
-	}
-	g := &given{hasState: true}
-	for _, v := range stateIDs {
-		if e := got[v]; e != nil {
-			g.state = append(g.state, e)
-		} else if h := have[v]; h != nil {
-			g.state = append(g.state, h.Event)
-		} else {
-			return nil, chancery.Errorf(502, chancery.CodeUnknown, "%s names a state event that it does not give", origin)
+		if have, err = s.standings(ctx, room, ids.PDUs); err != nil {
+			return nil, err
 		}
 	}
-	for _, v := range authIDs {
-		if e := got[v]; e != nil {
-			g.chain = append(g.chain, e)
-		} else if have[v] == nil { // a state without some of its events would be another state, for good
-			return nil, chancery.Errorf(502, chancery.CodeUnknown, "%s names an auth event that it does not give", origin)
+	pieces, err := piecesOf(server, ids.PDUs, have)
+	if err != nil {
+		return nil, err
+	}
+	return &given{hasState: true, pieces: pieces}, nil
+}
+
+func falseState(server, why string) error {
+	return chancery.Errorf(502, chancery.CodeUnknown, "%s tells a state that cannot be: %s", server, why)
+}
+
+// fetchNamed asks for events of a state, for a few one by one and else for all of it at once. What was not asked
+// for is passed over.
+func (s *Server) fetchNamed(ctx context.Context, server string, ev *event.Event, missing map[id.EventID]bool, named int) ([]*event.Event, error) {
+	if len(missing) <= stateByIDsLimit {
+		got := s.fetchEvents(ctx, server, ev.Version(), ev.RoomID(), slices.Sorted(maps.Keys(missing)))
+		if got = slices.DeleteFunc(got, func(ev *event.Event) bool { return !missing[ev.ID()] }); len(got) == len(missing) {
+			return got, nil
 		}
 	}
-	return g, nil
+	select {
+	case s.states <- struct{}{}:
+		defer func() { <-s.states }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	whole, err := s.Peer.GetState(ctx, server, ev.RoomID(), ev.ID())
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for the whole state: %w", server, err)
+	}
+	if len(whole.PDUs)+len(whole.AuthChain) > 2*named {
+		return nil, falseState(server, "it gives more events than it names")
+	}
+	wanted := func(ev *event.Event) bool {
+		is := missing[ev.ID()]
+		delete(missing, ev.ID())
+		return !is
+	}
+	got := slices.DeleteFunc(ofRoom(ev.Version(), ev.RoomID(), append(whole.PDUs, whole.AuthChain...), 2*named), wanted)
+	return s.verified(ctx, got, nil), nil
+}
+
+// rowOf reads a room's row.
+func (s *Server) rowOf(ctx context.Context, roomID id.RoomID) (row storage.Room, err error) {
+	err = s.DB.Read(ctx, func(tx storage.Tx) (err error) {
+		var ok bool
+		if row, ok, err = tx.Room(string(roomID)); err == nil && !ok {
+			err = errUnknownRoom
+		}
+		return err
+	})
+	return row, err
+}
+
+// standings tells of some events how they stand in a room; those that it does not have are left out.
+func (s *Server) standings(ctx context.Context, room storage.Room, ids []id.EventID) (map[id.EventID]storage.Bearing, error) {
+	have := make(map[id.EventID]storage.Bearing, len(ids))
+	for part := range slices.Chunk(ids, 5000) {
+		err := s.DB.Read(ctx, func(tx storage.Tx) error {
+			rows, err := tx.Bearings(texts(part))
+			for _, row := range rows {
+				if row.Room == room.NID {
+					have[id.EventID(row.ID)] = row
+				}
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return have, nil
+}
+
+func texts(ids []id.EventID) []string {
+	out := make([]string, len(ids))
+	for i, v := range ids {
+		out[i] = string(v)
+	}
+	return out
 }
 
 func (s *Server) haveEvents(ctx context.Context, roomID id.RoomID, ids []id.EventID) (have map[id.EventID]*Stored, err error) {
@@ -252,5 +364,5 @@ func (s *Server) askBackfill(ctx context.Context, server string, roomID id.RoomI
 	if err != nil {
 		return nil, err
 	}
-	return ofRoom(version, roomID, raw), nil
+	return ofRoom(version, roomID, raw, limit+len(from)), nil
 }

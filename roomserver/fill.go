@@ -98,6 +98,9 @@ func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, li
 				return err
 			}
 		}
+		if ctx.Err() == nil {
+			s.vain.note(gap.event, time.Now())
+		}
 		return errNothingCame
 	})
 	if errors.Is(err, errNothingCame) {
@@ -113,6 +116,9 @@ func (s *Server) fillGap(ctx context.Context, roomID id.RoomID, gap *openGap, li
 		return err
 	}
 	failed := errNothingCame
+	if s.vain.is(gap.event, time.Now()) {
+		return failed
+	}
 	for _, server := range servers[:min(len(servers), maxAsked)] {
 		events, err := s.askBackfill(ctx, server, roomID, gap.ids, limit)
 		if err != nil {
@@ -128,6 +134,9 @@ func (s *Server) fillGap(ctx context.Context, roomID id.RoomID, gap *openGap, li
 		case n > 0:
 			return nil
 		}
+	}
+	if ctx.Err() == nil && errors.Is(failed, errNothingCame) {
+		s.vain.note(gap.event, time.Now())
 	}
 	return failed
 }
@@ -196,7 +205,7 @@ func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (g
 // placeHistory stores backfilled events below the gap's event, newest first, and moves the gap to the
 // oldest of them. The state before the oldest is asked for; the others follow from it.
 func (s *Server) placeHistory(ctx context.Context, server string, roomID id.RoomID, gap *openGap, events []*event.Event) (int, error) {
-	events = s.verified(ctx, events, nil)
+	events = s.verified(ctx, belowGap(gap.missing, events, func(id.EventID) bool { return false }), nil)
 	var chain []*event.Event
 	var ord int64
 	placed := 0 // what was missing, by another way, meanwhile
@@ -320,27 +329,26 @@ func belowGap(missing []id.EventID, events []*event.Event, isHere func(id.EventI
 		out = append(out, ev)
 		walk = append(walk, ev.PrevEvents()...)
 	}
-	slices.SortStableFunc(out, func(x, y *event.Event) int {
-		if x.Depth() != y.Depth() {
-			return int(min(max(y.Depth()-x.Depth(), -1), 1))
-		}
-		return int(min(max(y.OriginServerTS()-x.OriginServerTS(), -1), 1))
+	// Between what does not build on each other the senders' words decide.
+	out = inOrder(out, func(x, y *event.Event) int {
+		return cmp.Or(cmp.Compare(x.Depth(), y.Depth()), cmp.Compare(x.OriginServerTS(), y.OriginServerTS()))
 	})
+	slices.Reverse(out)
 	return out
 }
 
 // takeHistory is take for an event of the past: it gets a place in the gap and moves nothing.
 func (s *Server) takeHistory(ctx context.Context, server string, roomID id.RoomID, ev *event.Event, at int64) error {
-	if err := s.inAs(ctx, theirs, roomID, func(r *room) error { return r.takeHistory(ev, at, nil) }); err == nil {
+	if err := s.inAs(ctx, caller{theirs, server}, roomID, func(r *room) error { return r.takeHistory(ev, at, nil) }); err == nil {
 		return nil
 	} else if _, ok := err.(*needs); !ok {
 		return err
 	}
-	g, err := s.fetchState(ctx, server, roomID, ev)
+	g, err := s.fetchState(ctx, caller{theirs, server}, server, ev)
 	if err != nil {
 		return err
 	}
-	return s.inAs(ctx, theirs, roomID, func(r *room) error { return r.takeHistory(ev, at, g) })
+	return s.inAs(ctx, caller{theirs, server}, roomID, func(r *room) error { return r.takeHistory(ev, at, g) })
 }
 
 func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
@@ -358,6 +366,11 @@ func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
 	if err != nil {
 		return err
 	}
+	if before == nil {
+		if err := r.mayName(ev.ID()); err != nil {
+			return err
+		}
+	}
 	if len(n.prev) > 0 && g == nil {
 		return n
 	}
@@ -373,13 +386,8 @@ func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
 	if len(n.auth) > 0 {
 		return n
 	}
-	if len(n.prev) > 0 {
-		h.before, err = r.rootOf(g.state)
-		h.missing = n.prev
-	} else { // what we know ourselves is better than what another server says
-		h.before, err = r.resolve(rootsAfter(prev))
-	}
-	if err != nil {
+	h.missing = n.prev
+	if h.before, err = r.rootBefore(prev, auths, n, g); err != nil {
 		return err
 	}
 	if h.status, err = r.judgePast(ev, h.before, auths); err != nil {

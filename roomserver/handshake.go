@@ -32,7 +32,7 @@ func (s *Server) MakeMembership(ctx context.Context, origin string, roomID id.Ro
 		return nil, chancery.Forbidden("the user is not of your server")
 	}
 	var t *Template
-	err := s.inAs(ctx, theirs, roomID, func(r *room) error {
+	err := s.inAs(ctx, caller{theirs, origin}, roomID, func(r *room) error {
 		if r.servers[s.ServerName] == 0 {
 			return chancery.NotFound("we are not in this room")
 		}
@@ -167,7 +167,7 @@ func (s *Server) TakeMembership(ctx context.Context, origin string, roomID id.Ro
 	}
 	taken := &Taken{}
 	err = s.withOpinion(ctx, func() error {
-		return s.inAs(ctx, theirs, roomID, func(r *room) error {
+		return s.inAs(ctx, caller{theirs, origin}, roomID, func(r *room) error {
 			if r.servers[s.ServerName] == 0 {
 				return chancery.NotFound("we are not in this room")
 			}
@@ -193,7 +193,10 @@ func (s *Server) letIn(ctx context.Context, ev *event.Event, membership string) 
 	if membership != "join" || via == "" || !ev.Version().Restricted || id.UserID(via).Homeserver() != s.ServerName {
 		return ev, nil
 	}
-	err := s.inAs(ctx, theirs, ev.RoomID(), func(r *room) error {
+	err := s.inAs(ctx, caller{theirs, ev.Sender().Homeserver()}, ev.RoomID(), func(r *room) error {
+		if err := r.checkACL(ev.Sender().Homeserver()); err != nil {
+			return err
+		}
 		_, err := r.membershipFor(ev.Sender(), "join")
 		return err
 	})

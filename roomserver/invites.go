@@ -210,7 +210,7 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 	if here {
 		// We are in the room: the invite comes to us in a transaction too. What it stands on may be on the way,
 		// and nobody can be asked about an event that is not stored anywhere yet: it is judged when it comes.
-		err := s.take(ctx, in.Room, signed, nil)
+		err := s.take(ctx, in.Origin, in.Room, signed, nil)
 		if n := (*needs)(nil); errors.As(err, &n) {
 			return signed.JSON(), nil
 		} else if err != nil {

@@ -37,7 +37,7 @@ func (s *Server) orLater(ctx context.Context, origin string, roomID id.RoomID, e
 		return nil
 	}
 	var n *needs
-	if again := s.take(ctx, roomID, ev, nil); !errors.As(again, &n) {
+	if again := s.take(ctx, origin, roomID, ev, nil); !errors.As(again, &n) {
 		return again
 	}
 	if keep := s.keepLate(ctx, origin, roomID, ev); keep != nil {
@@ -129,7 +129,7 @@ func (s *Server) judgeLateIn(ctx context.Context, roomID id.RoomID) (whole bool,
 		}
 		err := s.receiveOne(ctx, u.Origin, roomID, ev)
 		var n *needs
-		if err != nil && errors.As(s.take(ctx, roomID, ev, nil), &n) {
+		if err != nil && errors.As(s.take(ctx, u.Origin, roomID, ev, nil), &n) {
 			last = err // still nobody helps
 			if failures++; failures >= lateFailures {
 				break

@@ -1,8 +1,11 @@
 package roomserver
 
 import (
+	"context"
 	"fmt"
+	"slices"
 
+	"chancery"
 	"chancery/roomserver/event"
 	"chancery/roomserver/state"
 	"chancery/storage"
@@ -27,6 +30,10 @@ func (r *room) addOutliers(list []*event.Event) (err error) {
 	if err != nil {
 		return err
 	}
+	elsewhere, err := r.namedElsewhere(ids)
+	if err != nil {
+		return err
+	}
 	if _, err := r.createEvent(); err != nil { // else a list could bring another one
 		return err
 	}
@@ -38,25 +45,25 @@ func (r *room) addOutliers(list []*event.Event) (err error) {
 	var rows []*storage.Event
 	var edges [][]any
 	for _, ev := range authOrder(ids, byID) {
-		if known[ev.ID()] != nil {
+		if known[ev.ID()] != nil || elsewhere[ev.ID()] {
 			continue
 		}
 		auths := make([]*Stored, 0, 4)
 		complete := true
-		var elsewhere []id.EventID
+		var before []id.EventID
 		for _, v := range ev.AuthEvents() {
 			if a := known[v]; a != nil {
 				auths = append(auths, a)
 			} else {
-				elsewhere = append(elsewhere, v)
+				before = append(before, v)
 			}
 		}
-		if len(elsewhere) > 0 {
-			found, err := r.eventsByID(elsewhere)
+		if len(before) > 0 {
+			found, err := r.eventsByID(before)
 			if err != nil {
 				return err
 			}
-			for _, v := range elsewhere {
+			for _, v := range before {
 				if a := found[v]; a != nil {
 					known[v] = a
 					auths = append(auths, a)
@@ -78,6 +85,7 @@ func (r *room) addOutliers(list []*event.Event) (err error) {
 		}
 		known[ev.ID()] = s
 		r.pending[nid], r.pendingID[ev.ID()] = s, s
+		r.claim(ev.ID())
 		rows = append(rows, s.row(false))
 		numbers := make([]int64, len(auths))
 		for i, a := range auths {
@@ -179,6 +187,95 @@ func (r *room) rootOf(list []*event.Event) (state.Root, error) {
 			r.newSlots = append(r.newSlots, storage.Slot{Slot: slot, Type: ev.Type(), StateKey: key})
 		}
 		changes[slot] = s.NID
+	}
+	return r.array.Set(0, changes)
+}
+
+// piece is an event of a state and where in the state it stands.
+type piece struct {
+	Key
+	nid int64
+}
+
+// piecesOf makes a state of what a server named: every event stored, at most one for each key, and a create
+// event among them. What was rejected is no part of any state.
+func piecesOf(server string, ids []id.EventID, have map[id.EventID]storage.Bearing) ([]piece, error) {
+	at := make(map[Key]int64, len(ids))
+	for _, v := range ids {
+		row, ok := have[v]
+		switch {
+		case !ok:
+			return nil, falseState(server, "it names an event that it does not give, or that stands on nothing")
+		case row.StateKey == nil:
+			return nil, falseState(server, "it names an event that is no state")
+		case row.Status == storage.Rejected:
+			continue
+		}
+		key := Key{row.Type, *row.StateKey}
+		if was, twice := at[key]; twice && was != row.NID {
+			return nil, falseState(server, "it names two events for one key")
+		}
+		at[key] = row.NID
+	}
+	if at[Key{"m.room.create", ""}] == 0 {
+		return nil, falseState(server, "it has no create event")
+	}
+	pieces := make([]piece, 0, len(at))
+	for key, nid := range at {
+		pieces = append(pieces, piece{key, nid})
+	}
+	return pieces, nil
+}
+
+// outsideAtOnce is how many events from outside a room takes in one turn.
+const outsideAtOnce = 200
+
+// addOutside stores events that another server gave us as state or auth events, a few in each turn of the room.
+func (s *Server) addOutside(ctx context.Context, who caller, roomID id.RoomID, events []*event.Event) error {
+	byID := make(map[id.EventID]*event.Event, len(events))
+	ids := make([]id.EventID, 0, len(events))
+	for _, ev := range events {
+		if byID[ev.ID()] == nil {
+			byID[ev.ID()] = ev
+			ids = append(ids, ev.ID())
+		}
+	}
+	for part := range slices.Chunk(authOrder(ids, byID), outsideAtOnce) {
+		if err := s.inAs(ctx, who, roomID, func(r *room) error { return r.addOutliers(part) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rootOfPieces makes the state that consists of some stored events.
+func (r *room) rootOfPieces(pieces []piece) (state.Root, error) {
+	create, err := r.createNumber(state.Root(r.row.Root))
+	if err != nil {
+		return 0, err
+	}
+	byType := map[string][]string{}
+	for _, p := range pieces {
+		byType[p.Type] = append(byType[p.Type], p.StateKey)
+		if p.Type == "m.room.create" && p.StateKey == "" && p.nid != create {
+			return 0, chancery.Errorf(502, chancery.CodeUnknown, "the state has another create event than the room")
+		}
+	}
+	for typ, keys := range byType {
+		if err := r.learnSlots(typ, keys); err != nil {
+			return 0, err
+		}
+	}
+	changes := make(map[int64]int64, len(pieces))
+	for _, p := range pieces {
+		slot, isNew, err := r.takeSlot(p.Key)
+		if err != nil {
+			return 0, err
+		}
+		if isNew {
+			r.newSlots = append(r.newSlots, storage.Slot{Slot: slot, Type: p.Type, StateKey: p.StateKey})
+		}
+		changes[slot] = p.nid
 	}
 	return r.array.Set(0, changes)
 }

@@ -298,7 +298,7 @@ func (s *Server) Recommend(ctx context.Context, origin string, raw []byte) (sign
 	if errs := s.verify(ctx, []*event.Event{ev}); errs[0] != nil {
 		return nil, chancery.Errorf(400, chancery.CodeForbidden, "the event's signature does not hold").Because(errs[0])
 	}
-	err = s.inAs(ctx, theirs, roomID, func(r *room) error {
+	err = s.inAs(ctx, caller{theirs, origin}, roomID, func(r *room) error {
 		p, err := r.policyServer()
 		if err != nil {
 			return err

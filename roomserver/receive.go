@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 
 	"chancery"
+	"chancery/federation/peer"
 	"chancery/roomserver/auth"
 	"chancery/roomserver/event"
 	"chancery/roomserver/state"
@@ -28,14 +30,21 @@ import (
 func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMessage) map[id.EventID]error {
 	results := &pduResults{of: make(map[id.EventID]error, len(pdus))}
 	byRoom := map[id.RoomID][]*event.Event{}
+	versions := map[id.RoomID]*event.Version{}
 	var order []id.RoomID
 	for _, raw := range pdus {
 		roomID := id.RoomID(gjson.GetBytes(raw, "room_id").Str)
-		version, err := s.versionOf(ctx, roomID)
-		if err != nil {
-			version, err = s.versionOfInvite(ctx, roomID, raw)
+		version, asked := versions[roomID]
+		if !asked {
+			var err error
+			if version, err = s.versionOf(ctx, roomID); err == nil || chancery.IsCode(err, chancery.CodeNotFound) {
+				versions[roomID] = version
+			}
 		}
-		if err != nil {
+		if version == nil {
+			version, _ = s.versionOfInvite(ctx, roomID, raw)
+		}
+		if version == nil {
 			continue // without the room's version the event has no ID that a result could stand under
 		}
 		ev, err := event.Parse(version, raw)
@@ -111,44 +120,54 @@ func (s *Server) receiveGuarded(ctx context.Context, origin string, roomID id.Ro
 }
 
 func (s *Server) receiveInRoom(ctx context.Context, origin string, roomID id.RoomID, events []*event.Event, results *pduResults) {
-	good := s.verified(ctx, events, results)
-	good = slices.DeleteFunc(good, func(ev *event.Event) bool {
-		ended, err := s.endInvite(ctx, ev)
-		if ended || err != nil {
-			results.set(ev.ID(), err)
+	fresh, here, err := s.unknown(ctx, origin, roomID, events)
+	if err == nil && !here || chancery.IsCode(err, chancery.CodeNotFound) {
+		s.receiveOutside(ctx, events, results)
+		return
+	}
+	if err != nil {
+		for _, ev := range events {
+			results.set(ev.ID(), s.told(origin, ev, err))
 		}
-		return ended || err != nil
+		return
+	}
+	for _, ev := range events {
+		results.set(ev.ID(), nil) // what is known was judged when it came
+	}
+	good := inOrder(s.verified(ctx, fresh, results), func(x, y *event.Event) int { return urgency(y) - urgency(x) })
+	for _, ev := range s.takeReady(ctx, origin, roomID, good, results) {
+		// What it stands on is not here: it is fetched outside the exclusion.
+		results.set(ev.ID(), s.told(origin, ev, s.orLater(ctx, origin, roomID, ev, s.receiveOne(ctx, origin, roomID, ev))))
+	}
+}
+
+// unknown leaves out the events that were judged before, so that what is sent again costs little, and says
+// whether we are in the room. A server that its ACL bars gets an error.
+//
+// spec: s2s#server-access-control-lists-acls
+func (s *Server) unknown(ctx context.Context, origin string, roomID id.RoomID, events []*event.Event) (fresh []*event.Event, here bool, err error) {
+	err = s.inAs(ctx, caller{theirs, origin}, roomID, func(r *room) error {
+		if here = r.servers[s.ServerName] > 0; !here {
+			return nil
+		}
+		if err := r.checkACL(origin); err != nil {
+			return err
+		}
+		judged, err := r.judged(idsOf(events))
+		fresh = slices.DeleteFunc(slices.Clone(events), func(ev *event.Event) bool { return judged(ev.ID()) })
+		return err
 	})
-	if len(good) == 0 {
-		return
-	}
-	if err := s.inAs(ctx, theirs, roomID, func(r *room) error {
-		if r.servers[s.ServerName] == 0 {
-			return chancery.Forbidden("we are not in this room")
+	return fresh, here, err
+}
+
+// receiveOutside takes events of a room that we are not in: they can only end what is pending there.
+func (s *Server) receiveOutside(ctx context.Context, events []*event.Event, results *pduResults) {
+	for _, ev := range s.verified(ctx, events, results) {
+		ended, err := s.endInvite(ctx, ev)
+		if err == nil && !ended {
+			err = chancery.Forbidden("we are not in this room")
 		}
-		return r.checkACL(origin)
-	}); err != nil {
-		for _, ev := range good {
-			results.set(ev.ID(), err)
-		}
-		return
-	}
-	var urgent, rest []*event.Event
-	for _, ev := range good {
-		if isModeration(ev) {
-			urgent = append(urgent, ev)
-		} else {
-			rest = append(rest, ev)
-		}
-	}
-	waiting := map[*event.Event]bool{}
-	for _, ev := range append(s.takeReady(ctx, moderation, roomID, urgent, results), s.takeReady(ctx, theirs, roomID, rest, results)...) {
-		waiting[ev] = true
-	}
-	for _, ev := range good {
-		if waiting[ev] { // what it stands on is not here: it is fetched outside the exclusion
-			results.set(ev.ID(), s.told(origin, ev, s.orLater(ctx, origin, roomID, ev, s.receiveOne(ctx, origin, roomID, ev))))
-		}
+		results.set(ev.ID(), err)
 	}
 }
 
@@ -166,17 +185,38 @@ func isModeration(ev *event.Event) bool {
 	return false
 }
 
+// urgency is 1 for what goes ahead of everything else.
+func urgency(ev *event.Event) int {
+	if isModeration(ev) {
+		return 1
+	}
+	return 0
+}
+
+// turnOfOthers is how many events of one server a room takes before another server that waits is served.
+const turnOfOthers = 10
+
 // takeReady takes the events that need no help and gives those that do. Events share turns of the room and
-// the waits for their commits, but a turn ends early when somebody of a higher rank wants it.
-func (s *Server) takeReady(ctx context.Context, who rank, roomID id.RoomID, events []*event.Event, results *pduResults) (rest []*event.Event) {
+// the waits for their commits, but a turn ends early when somebody of a higher rank wants it, or another server.
+// What begins with moderation goes ahead of what others sent, as far as it is that.
+func (s *Server) takeReady(ctx context.Context, origin string, roomID id.RoomID, events []*event.Event, results *pduResults) (rest []*event.Event) {
+	if n := slices.IndexFunc(events, func(ev *event.Event) bool { return !isModeration(ev) }); n > 0 {
+		rest = s.takeReadyAs(ctx, caller{moderation, origin}, roomID, events[:n], results)
+		events = events[n:]
+	}
+	return append(rest, s.takeReadyAs(ctx, caller{theirs, origin}, roomID, events, results)...)
+}
+
+func (s *Server) takeReadyAs(ctx context.Context, who caller, roomID id.RoomID, events []*event.Event, results *pduResults) (rest []*event.Event) {
 	var unaskeds []*unasked
 	for len(events) > 0 {
 		var errs []error
 		err := s.inAs(ctx, who, roomID, func(r *room) error {
 			errs = errs[:0]
+			defer r.foresee(events)()
 			for _, ev := range events {
 				errs = append(errs, r.take(ev, nil))
-				if !r.loaded || r.turn.wanted(who) {
+				if !r.loaded || r.turn.wanted(who.rank) || len(errs) >= turnOfOthers && s.share.wanted(roomID, who.origin) {
 					return nil // the room must be read again before the next, or another goes first
 				}
 			}
@@ -184,7 +224,7 @@ func (s *Server) takeReady(ctx context.Context, who rank, roomID id.RoomID, even
 		})
 		if len(errs) == 0 { // not even begun
 			for _, ev := range events {
-				results.set(ev.ID(), s.told("", ev, err))
+				results.set(ev.ID(), s.told(who.origin, ev, err))
 			}
 			return rest
 		}
@@ -198,7 +238,7 @@ func (s *Server) takeReady(ctx context.Context, who rank, roomID id.RoomID, even
 				continue
 			}
 			// A commit that failed took all with it.
-			results.set(ev.ID(), s.told("", ev, cmp.Or(errs[i], err)))
+			results.set(ev.ID(), s.told(who.origin, ev, cmp.Or(errs[i], err)))
 		}
 		events = events[len(errs):]
 	}
@@ -238,66 +278,99 @@ func (n *needs) Error() string {
 	return fmt.Sprintf("%d prev events and %d auth events are missing", len(n.prev), len(n.auth))
 }
 
+// errand is a server's event for which other servers are asked.
+type errand struct {
+	origin string
+	room   id.RoomID
+	states int // that were asked for below it
+}
+
 // receiveOne takes an event whose signatures hold, fetching what it stands on where that is missing.
 func (s *Server) receiveOne(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) error {
-	err := s.take(ctx, roomID, ev, nil)
+	err := s.take(ctx, origin, roomID, ev, nil)
 	var n *needs
 	if !errors.As(err, &n) {
 		return err
 	}
 	// Not one for all servers: who answers slowly must not hold up the others that have the event.
-	return s.fills.once(ctx, origin+" "+string(ev.ID()), func() error { return s.receiveWithHelp(ctx, origin, roomID, ev) })
+	return s.fills.once(ctx, origin+" "+string(ev.ID()), func() error {
+		return s.receiveWithHelp(ctx, &errand{origin: origin, room: roomID}, ev)
+	})
 }
 
-func (s *Server) receiveWithHelp(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) error {
-	missing, err := fromSomebody(ctx, s, origin, roomID, func(server string) ([]*event.Event, error) {
-		return s.fetchMissing(ctx, server, roomID, ev)
+func (s *Server) receiveWithHelp(ctx context.Context, e *errand, ev *event.Event) error {
+	ctx, cancel := context.WithTimeout(ctx, errandTime)
+	defer cancel()
+	missing, err := fromSomebody(ctx, s, e.room, []string{e.origin}, func(server string) ([]*event.Event, error) {
+		return s.fetchMissing(ctx, server, e.room, ev)
 	})
 	if err != nil {
-		s.Log.Debug("get_missing_events failed", zap.String("origin", origin), zap.Error(err))
+		s.Log.Debug("get_missing_events failed", zap.String("origin", e.origin), zap.Error(err))
 	}
 	for _, m := range missing {
-		if err := s.takeWithState(ctx, origin, roomID, m); err != nil {
+		if err := s.takeWithState(ctx, e, m); err != nil {
 			s.Log.Debug("could not take a missing event", zap.String("event", string(m.ID())), zap.Error(err))
 		}
 	}
-	return s.takeWithState(ctx, origin, roomID, ev)
+	e.states = 0
+	return s.takeWithState(ctx, e, ev)
 }
 
 // takeWithState takes an event, asking for the state before it, or for its auth events, if need be.
-func (s *Server) takeWithState(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) error {
-	err := s.take(ctx, roomID, ev, nil)
+func (s *Server) takeWithState(ctx context.Context, e *errand, ev *event.Event) error {
+	err := s.take(ctx, e.origin, e.room, ev, nil)
 	var n *needs
 	if !errors.As(err, &n) {
 		return err
 	}
-	if len(n.prev) == 0 {
-		_, err := fromSomebody(ctx, s, origin, roomID, func(server string) (struct{}, error) {
-			chain, err := s.fetchAuth(ctx, server, roomID, ev)
-			if err != nil {
-				return struct{}{}, fmt.Errorf("fetch the auth events of %s: %w", ev.ID(), err)
-			}
-			return struct{}{}, s.take(ctx, roomID, ev, &given{chain: chain})
-		})
-		return err
+	var g *given
+	if len(n.prev) > 0 {
+		if e.states++; e.states > maxStates {
+			return err
+		}
+		if g, err = s.stateBefore(ctx, e, ev); err != nil && !knowsNot(err) {
+			return err // when a server can be asked again it may tell
+		} else if err != nil {
+			g = &given{guess: err}
+		}
 	}
-	g, err := fromSomebody(ctx, s, origin, roomID, func(server string) (*given, error) {
-		return s.fetchState(ctx, server, roomID, ev)
+	return s.takeGiven(ctx, e, ev, g)
+}
+
+// stateBefore gives the state before an event that another server tells: its sender's server is asked first, which
+// has nothing to gain from a false one.
+func (s *Server) stateBefore(ctx context.Context, e *errand, ev *event.Event) (*given, error) {
+	g, err := fromSomebody(ctx, s, e.room, []string{ev.Sender().Homeserver(), e.origin}, func(server string) (*given, error) {
+		return s.fetchState(ctx, caller{theirs, e.origin}, server, ev)
 	})
 	if err != nil {
-		return fmt.Errorf("fetch the state before %s: %w", ev.ID(), err)
+		return nil, fmt.Errorf("nobody tells the state before %s: %w", ev.ID(), err)
 	}
-	err = s.take(ctx, roomID, ev, g)
-	if !errors.As(err, &n) {
+	return g, nil
+}
+
+// knowsNot says that a server answered, and has not what it was asked for, or will not tell.
+func knowsNot(err error) bool {
+	status := peer.StatusOf(err)
+	return status == http.StatusBadRequest || status == http.StatusForbidden || status == http.StatusNotFound
+}
+
+// takeGiven takes an event with what others say of the state before it. Its auth events need not be here, nor among
+// those of that state: what it cites may have lost against something else since.
+func (s *Server) takeGiven(ctx context.Context, e *errand, ev *event.Event, g *given) error {
+	err := s.take(ctx, e.origin, e.room, ev, g)
+	if n := (*needs)(nil); !errors.As(err, &n) || len(n.auth) == 0 {
 		return err
 	}
-	// Its auth events need not be among those of the state: what it cites may have lost against something else since.
-	_, err = fromSomebody(ctx, s, origin, roomID, func(server string) (struct{}, error) {
-		chain, err := s.fetchAuth(ctx, server, roomID, ev)
+	_, err = fromSomebody(ctx, s, e.room, []string{e.origin}, func(server string) (struct{}, error) {
+		chain, err := s.fetchAuth(ctx, server, e.room, ev)
 		if err != nil {
 			return struct{}{}, fmt.Errorf("fetch the auth events of %s: %w", ev.ID(), err)
 		}
-		return struct{}{}, s.take(ctx, roomID, ev, &given{state: g.state, hasState: true, chain: append(chain, g.chain...)})
+		if err := s.addOutside(ctx, caller{theirs, e.origin}, e.room, chain); err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, s.take(ctx, e.origin, e.room, ev, g)
 	})
 	return err
 }
@@ -307,12 +380,14 @@ type given struct {
 	state    []*event.Event // the state before the event; nil: not asked for
 	hasState bool
 	chain    []*event.Event // auth events, of the state too
+	pieces   []piece        // the state before the event, when all of it has been stored
+	guess    error          // why nobody tells the state before the event: it is made of what is known
 }
 
 // take judges an event and adds it to its room.
-func (s *Server) take(ctx context.Context, roomID id.RoomID, ev *event.Event, g *given) error {
+func (s *Server) take(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event, g *given) error {
 	return s.withOpinion(ctx, func() error {
-		return s.inAs(ctx, theirs, roomID, func(r *room) error { return r.take(ev, g) })
+		return s.inAs(ctx, caller{theirs, origin}, roomID, func(r *room) error { return r.take(ev, g) })
 	})
 }
 
@@ -324,6 +399,11 @@ func (r *room) take(ev *event.Event, g *given) error {
 	before, isKnown := known[ev.ID()]
 	if isKnown && before.Status != storage.Outlier {
 		return nil
+	}
+	if !isKnown {
+		if err := r.mayName(ev.ID()); err != nil {
+			return err
+		}
 	}
 	if ev.Type() == "m.room.create" {
 		// By the rules a second one passes, since it cites nothing.
@@ -338,7 +418,7 @@ func (r *room) take(ev *event.Event, g *given) error {
 	if err != nil {
 		return err
 	}
-	if len(n.prev) > 0 && (g == nil || !g.hasState) {
+	if len(n.prev) > 0 && (g == nil || !g.hasState && g.guess == nil) {
 		return n
 	}
 	if g != nil {
@@ -353,17 +433,15 @@ func (r *room) take(ev *event.Event, g *given) error {
 	if len(n.auth) > 0 {
 		return n
 	}
-	if len(n.prev) > 0 {
-		h.before, err = r.rootOf(g.state)
-		h.missing = n.prev
-	} else { // what we know ourselves is better than what another server says
-		h.before, err = r.resolve(rootsAfter(prev))
-	}
-	if err != nil {
+	h.missing = n.prev
+	if h.before, err = r.rootBefore(prev, auths, n, g); err != nil {
 		return fmt.Errorf("find the state before %s: %w", ev.ID(), err)
 	}
 	if h.status, err = r.judge(ev, h.before, auths); err != nil {
 		return err
+	}
+	if h.status == storage.Rejected && len(n.prev) > 0 && g.guess != nil {
+		return fmt.Errorf("judge %s by a state that is not known: %w", ev.ID(), g.guess) // another time it may be
 	}
 	if h.status == storage.Accepted {
 		if ev, h.status, err = r.recommendedOrNot(ev); err != nil {
@@ -390,6 +468,51 @@ func (r *room) take(ev *event.Event, g *given) error {
 		r.s.Log.Warn("could not tie the open ends of a room", zap.String("room", string(r.id)), zap.Error(err))
 	}
 	return nil
+}
+
+// rootBefore finds the state before an event. What we know ourselves is better than what another server says.
+func (r *room) rootBefore(prev, auths []*Stored, n *needs, g *given) (state.Root, error) {
+	switch {
+	case len(n.prev) == 0:
+		return r.resolve(rootsAfter(prev))
+	case g.guess != nil:
+		return r.guess(prev, auths)
+	case g.pieces != nil:
+		return r.rootOfPieces(g.pieces)
+	}
+	return r.rootOf(g.state)
+}
+
+// guess makes a state of what is known of it: that after the prev events that are here, else that of now, and in
+// it the auth events, which its sender's server took from the true one.
+func (r *room) guess(prev, auths []*Stored) (state.Root, error) {
+	known := state.Root(r.row.Root)
+	if len(prev) > 0 {
+		var err error
+		if known, err = r.resolve(rootsAfter(prev)); err != nil {
+			return 0, err
+		}
+	}
+	changes := make(map[int64]int64, len(auths))
+	for _, a := range auths {
+		key, isState := a.StateKey()
+		if !isState || a.Status == storage.Rejected {
+			continue
+		}
+		slot, isNew, err := r.takeSlot(Key{a.Type(), key})
+		if err != nil {
+			return 0, err
+		}
+		if isNew {
+			r.newSlots = append(r.newSlots, storage.Slot{Slot: slot, Type: a.Type(), StateKey: key})
+		}
+		changes[slot] = a.NID
+	}
+	then, err := r.array.Set(known, changes)
+	if err != nil {
+		return 0, err
+	}
+	return r.resolve([]state.Root{known, then})
 }
 
 func rootsAfter(events []*Stored) []state.Root {
@@ -546,21 +669,6 @@ func checkAlone(create *event.Event) error {
 		return refused(err)
 	}
 	return nil
-}
-
-// awaited says whether events here wait for this one, and whether it is an open end no more: an accepted event
-// builds on it. What fails softly, or is rejected, leaves the ends as they are.
-func (r *room) awaited(ev *event.Event) (waits, referenced bool, err error) {
-	err = r.read(func(tx storage.Tx) error {
-		waits, referenced, err = tx.Awaited(r.row.NID, string(ev.ID()))
-		return err
-	})
-	for _, p := range r.pending { // not in storage yet
-		if p.Status != storage.Outlier && slices.Contains(p.PrevEvents(), ev.ID()) {
-			waits, referenced = true, referenced || p.Status == storage.Accepted
-		}
-	}
-	return waits, referenced, err
 }
 
 // isCurrent says that a state event is part of the room's present state: what the ends stand on is no end.

@@ -33,11 +33,7 @@ func (r *room) noteRedaction(a *addition) error {
 
 // redactedBefore applies a redaction that was here before the event it redacts.
 func (r *room) redactedBefore(a *addition) error {
-	var waiting []int64
-	err := r.read(func(tx storage.Tx) (err error) {
-		waiting, err = tx.RedactionsOf(r.row.NID, string(a.ID()))
-		return err
-	})
+	waiting, err := r.redactionsOf(a.ID())
 	if err != nil || len(waiting) == 0 {
 		return err
 	}
@@ -79,6 +75,9 @@ func (r *room) redact(a *addition, target, by *Stored) error {
 		if e.NID == target.NID {
 			r.exts[i] = &now
 		}
+	}
+	if r.foreseen != nil && r.foreseen.events[target.ID()] != nil {
+		r.foreseen.events[target.ID()] = &now
 	}
 	if err := r.redactMember(a, &now); err != nil {
 		return err

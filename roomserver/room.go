@@ -2,11 +2,14 @@ package roomserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"chancery"
 	"chancery/roomserver/auth"
 	"chancery/roomserver/event"
 	"chancery/roomserver/state"
@@ -51,6 +54,8 @@ type room struct {
 	asked       *unasked          // of the present holder: its event, of which a policy server has been asked
 	loose       int64             // nodes made for states that no event may ever stand on, and not yet part of an addition
 	collection  *collection       // of unused nodes, while one runs
+	foreseen    *foreseen         // of the present turn
+	absent      int               // keys in slots that have none
 
 	known    atomic.Pointer[event.Version] // set when loaded, for those who do not hold the room
 	inFlight atomic.Int64                  // commits under way
@@ -90,6 +95,7 @@ func (r *room) reset(row storage.Room, version *event.Version) {
 	r.txns = map[deviceKey]*usedTxns{}
 	r.memo, r.pendingAuth = map[string]state.Root{}, map[int64][]int64{}
 	r.cover = state.NewCover(roomPlaces{r})
+	r.foreseen, r.absent = nil, 0
 	r.broken.Store(nil)
 	r.known.Store(version)
 	r.create, r.newSlots, r.owners = nil, nil, nil
@@ -111,7 +117,18 @@ func (n roomNodes) Nodes(ids []int64) (nodes map[int64][]byte, err error) {
 	return nodes, err
 }
 
-func (r *room) read(fn func(storage.Tx) error) error { return r.s.DB.Read(r.ctx, fn) }
+func (r *room) read(fn func(storage.Tx) error) error { return storageFailed(r.s.DB.Read(r.ctx, fn)) }
+
+// ErrStorage is the cause when storage failed us: another time the same may succeed.
+var ErrStorage = errors.New("storage failed")
+
+func storageFailed(err error) error {
+	switch e := (*chancery.Error)(nil); {
+	case err == nil, errors.As(err, &e), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, ErrStorage):
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrStorage, err)
+}
 
 // load reads the room from storage. Commits still under way are awaited first: after a failure
 // memory must not be read again while an older commit is on its way.
@@ -222,6 +239,7 @@ func (r *room) learnSlots(typ string, keys []string) error {
 		if err != nil {
 			return err
 		}
+		r.forgetAbsent(len(unknown))
 		for _, k := range unknown {
 			r.slots[Key{typ, k}] = noSlot
 		}
@@ -231,6 +249,16 @@ func (r *room) learnSlots(typ string, keys []string) error {
 		}
 		return nil
 	})
+}
+
+// maxAbsent is how many keys are remembered that the room has not: each event of a stranger asks for one.
+const maxAbsent = 20_000
+
+func (r *room) forgetAbsent(more int) {
+	if r.absent += more; r.absent > maxAbsent {
+		maps.DeleteFunc(r.slots, func(_ Key, slot int64) bool { return slot == noSlot })
+		r.absent = more
+	}
 }
 
 // keyOf is the reverse of slot.
@@ -310,6 +338,14 @@ search:
 			if ev.ID() == v {
 				out[v] = ev
 				continue search
+			}
+		}
+		if r.foreseen != nil {
+			if ev, ok := r.foreseen.events[v]; ok {
+				if ev != nil {
+					out[v] = ev
+				}
+				continue
 			}
 		}
 		stored = append(stored, v)

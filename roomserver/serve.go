@@ -22,7 +22,7 @@ type Asked struct {
 //
 // spec: s2s#server-access-control-lists-acls
 func (s *Server) For(ctx context.Context, origin string, roomID id.RoomID, fn func(Asked) error, about ...id.EventID) error {
-	return s.inAs(ctx, theirs, roomID, func(r *room) error {
+	return s.inAs(ctx, caller{theirs, origin}, roomID, func(r *room) error {
 		if err := r.checkACL(origin); err != nil {
 			return err
 		}

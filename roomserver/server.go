@@ -8,7 +8,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,8 +53,11 @@ type Server struct {
 	farSpaces *recent[string, *farSpace]
 	opinions  *recent[string, *opinion]
 	shards    ownership
-	inbound   chan struct{} // held by the work of other servers, in whatever room
-	rules     atomic.Int64  // counts changes of push rules
+	share     *share        // of this server, for the work of others
+	states    chan struct{} // held while a whole state is on the way
+	names     names
+	vain      vain
+	rules     atomic.Int64 // counts changes of push rules
 }
 
 // New makes the engine. Run must be running for idle rooms to leave memory.
@@ -67,7 +69,8 @@ func New(o Options) *Server {
 	s.metrics = newMetrics(o.Metrics)
 	s.farSpaces = newRecent[string, *farSpace](farSpaceBytes)
 	s.opinions = newRecent[string, *opinion](opinionsBytes)
-	s.inbound = make(chan struct{}, 4*runtime.GOMAXPROCS(0)) // some of them wait for SQL
+	s.share, s.states = newShare(), make(chan struct{}, largeStates)
+	s.names.room = map[id.EventID]int64{}
 	return s
 }
 
@@ -120,12 +123,12 @@ var errGone = errors.New("room left memory")
 // network. What fn submits is awaited after the exclusion ends, so the next event can be built
 // while this one is committed.
 func (s *Server) in(ctx context.Context, roomID id.RoomID, fn func(*room) error) error {
-	return s.inAs(ctx, ours, roomID, fn)
+	return s.inAs(ctx, caller{rank: ours}, roomID, fn)
 }
 
-// inAs is in for somebody's work. That of other servers is also bounded over all rooms, so that a flood from
-// many of them leaves the processors to our users.
-func (s *Server) inAs(ctx context.Context, who rank, roomID id.RoomID, fn func(*room) error) error {
+// inAs is in for somebody's work. That of other servers is also bounded over all rooms and divided among them,
+// so that a flood leaves the processors to our users and to everybody else.
+func (s *Server) inAs(ctx context.Context, who caller, roomID id.RoomID, fn func(*room) error) error {
 	for {
 		err := s.tryIn(ctx, who, roomID, fn)
 		if !errors.Is(err, errGone) {
@@ -134,7 +137,7 @@ func (s *Server) inAs(ctx context.Context, who rank, roomID id.RoomID, fn func(*
 	}
 }
 
-func (s *Server) tryIn(ctx context.Context, who rank, roomID id.RoomID, fn func(*room) error) error {
+func (s *Server) tryIn(ctx context.Context, who caller, roomID id.RoomID, fn func(*room) error) error {
 	s.mu.Lock()
 	r := s.rooms[roomID]
 	if r == nil {
@@ -155,16 +158,16 @@ func (s *Server) tryIn(ctx context.Context, who rank, roomID id.RoomID, fn func(
 	return nil
 }
 
-func (s *Server) holding(ctx context.Context, who rank, r *room, fn func(*room) error) (waits []waiter, err error) {
-	if who == theirs {
-		select {
-		case s.inbound <- struct{}{}:
-		case <-ctx.Done():
-			return nil, ctx.Err()
+func (s *Server) holding(ctx context.Context, who caller, r *room, fn func(*room) error) (waits []waiter, err error) {
+	if who.rank != ours {
+		leave, err := s.share.take(ctx, who, r.id)
+		if err != nil {
+			return nil, err
 		}
-		defer func() { <-s.inbound }()
+		began := time.Now()
+		defer func() { leave(time.Since(began)) }()
 	}
-	if err := r.turn.take(ctx, who); err != nil {
+	if err := r.turn.take(ctx, who.rank); err != nil {
 		return nil, err
 	}
 	defer r.turn.leave()
@@ -212,7 +215,7 @@ func commitFailed(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return fmt.Errorf("commit the event: %w", err)
+	return fmt.Errorf("commit the event: %w", storageFailed(err))
 }
 
 var errUnknownRoom = chancery.NotFound("unknown room")

@@ -291,8 +291,75 @@ func (tx Tx) InsertRedaction(room int64, redacts, eventID string, event int64) {
 }
 
 // RedactionsOf lists the numbers of the events that redact one.
-func (tx Tx) RedactionsOf(room int64, redacts string) ([]int64, error) {
-	return sql.Collect(tx.Tx, scanInt, `SELECT event FROM redactions WHERE redacts = $1 AND room = $2`, sql.Text(redacts), room)
+func (tx Tx) RedactionsOf(room int64, redacts string, limit int) ([]int64, error) {
+	return sql.Collect(tx.Tx, scanInt, `SELECT event FROM redactions WHERE redacts = $1 AND room = $2 ORDER BY event LIMIT $3`, sql.Text(redacts), room, limit)
+}
+
+// Waiting is a redaction that was here before the event it redacts.
+type Waiting struct {
+	Redacts string
+	Event   int64
+}
+
+// RedactionsOfEach lists the redactions of some events of a room.
+func (tx Tx) RedactionsOfEach(room int64, ids []string, limit int) ([]Waiting, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (Waiting, error) {
+		var w Waiting
+		err := r.Scan(&w.Redacts, &w.Event)
+		w.Redacts = sql.Untext(w.Redacts)
+		return w, err
+	}, `SELECT redacts, event FROM redactions WHERE redacts = ANY($1) AND room = $2 LIMIT $3`, escapedTexts(ids), room, limit)
+}
+
+// Awaiting is how an event stands that waits for a prev event.
+type Awaiting struct {
+	PrevID string
+	Status EventStatus
+}
+
+// AwaitedEach tells of some events how those events of the room stand that wait for them.
+func (tx Tx) AwaitedEach(room int64, ids []string) ([]Awaiting, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (Awaiting, error) {
+		var a Awaiting
+		var status int16
+		err := r.Scan(&a.PrevID, &status)
+		a.PrevID, a.Status = sql.Untext(a.PrevID), EventStatus(status)
+		return a, err
+	}, `SELECT m.prev_id, e.status FROM missing_prev m JOIN events e ON e.nid = m.event
+		WHERE m.room = $1 AND m.prev_id = ANY($2)`, room, escapedTexts(ids))
+}
+
+// Bearing is how an event stands, without the event.
+type Bearing struct {
+	NID      int64
+	Room     int64
+	ID       string
+	Type     string
+	StateKey *string
+	Status   EventStatus
+}
+
+// Bearings tells of some events, in whatever room, how they stand.
+func (tx Tx) Bearings(ids []string) ([]Bearing, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (Bearing, error) {
+		var b Bearing
+		var status int16
+		err := r.Scan(&b.NID, &b.Room, &b.ID, &b.Type, &b.StateKey, &status)
+		b.ID, b.Type, b.Status = sql.Untext(b.ID), sql.Untext(b.Type), EventStatus(status)
+		if b.StateKey != nil {
+			key := sql.Untext(*b.StateKey)
+			b.StateKey = &key
+		}
+		return b, err
+	}, `SELECT nid, room, event_id, type, state_key, status FROM events WHERE event_id = ANY($1)`, escapedTexts(ids))
+}
+
+func escapedTexts(list []string) []string {
+	out := make([]string, len(list))
+	for i, v := range list {
+		out[i] = sql.Text(v)
+	}
+	return out
 }
 
 // Relation says how an event relates to another.
