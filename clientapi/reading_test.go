@@ -277,6 +277,7 @@ func TestPresence(t *testing.T) {
 func TestUserDirectory(t *testing.T) {
 	eachEngine(t, func(h *house) {
 		room := h.room(bob)
+		h.setState(room, "m.room.join_rules", `{"join_rule":"invite"}`)
 		h.addMember(room, "@remi:far")
 		h.want(bob, "PUT", v3+"/profile/"+bob+"/displayname", `{"displayname":"Bobby ÉTOILE"}`, 200, `{}`)
 		bobby := `{"results":[{"user_id":"@bob:test","display_name":"Bobby ÉTOILE"}],"limited":false}`

@@ -476,6 +476,9 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 		r.doneMu.Unlock()
 		for _, a := range all.list {
 			r.tellMoves(a.moves, zap.String("event", string(a.ID())))
+			if a.moves != nil && a.moves.shut {
+				r.s.putGuestsOutLater(r.id)
+			}
 			if a.redacts != nil {
 				r.s.Reader.Forget(a.redacts.target)
 			}

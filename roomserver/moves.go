@@ -23,6 +23,8 @@ type moves struct {
 	silent    int         // pieces of state that are others without an event of their own
 	users     []id.UserID // whose membership is one of them
 	lost      []id.UserID // of these, who was joined and is not, though nobody left or was put out
+	open      *bool       // whether everybody may find who is in the room, when that may have changed
+	shut      bool        // guests have to go
 }
 
 // movedBy is what a fact of state that moved without an event says of where it came from, so that the resolution
@@ -62,6 +64,9 @@ func (r *room) moveMembers(event int64, was, is state.Root) (*moves, error) {
 		}
 		if k.Type == "m.room.member" {
 			r.moveMember(m, id.UserID(k.StateKey), events[c.Was], events[c.Is], byItself)
+		}
+		if err := r.moveDoors(m, k, events[c.Is], is); err != nil {
+			return nil, err
 		}
 	}
 	if r.servers[r.s.ServerName] == 0 {
@@ -124,6 +129,9 @@ func (m *moves) write(tx storage.Tx, room int64, roomID string) {
 	}
 	for _, u := range m.own {
 		tx.DeleteInvite(u, roomID)
+	}
+	if m.open != nil {
+		tx.SetOpen(room, *m.open)
 	}
 }
 

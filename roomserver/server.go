@@ -85,6 +85,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.collectNodes(ctx) })
 	g.Go(func() error { return s.visit(ctx, s.gaps, "fill the gaps of a room", s.fillGapsOf) })
 	g.Go(func() error { return s.judgeLate(ctx) })
+	g.Go(func() error { s.lookAtDoors(ctx); return nil })
 	return g.Wait()
 }
 

@@ -17,8 +17,8 @@ type Person struct {
 	AvatarURL   string
 }
 
-// People walks the users that a user may find: those with whom they share a room, and those in rooms of the
-// room directory. Of our own users it gives the profile and never what they call themselves in a room.
+// People walks the users that a user may find: those with whom they share a room, and those in rooms that are open to
+// all or in the room directory. Of our own users it gives the profile and never what they call themselves in a room.
 func (tx Tx) People(user, server string, each func(Person)) error {
 	rows, err := tx.Query(`SELECT c.user_id, c.server, c.displayname, c.avatar_url, COALESCE(p.displayname, ''), COALESCE(p.avatar_url, '')
 		FROM (
@@ -27,6 +27,8 @@ func (tx Tx) People(user, server string, each func(Person)) error {
 				SELECT room FROM members WHERE user_id = $1 AND membership = 'join'
 				UNION
 				SELECT r.nid FROM published p JOIN rooms r ON r.room_id = p.room_id
+				UNION
+				SELECT room FROM open_rooms WHERE looked_at
 			) GROUP BY user_id, server
 		) c LEFT JOIN profiles p ON p.user_id = c.user_id`, sql.Text(user))
 	if err != nil {
@@ -46,4 +48,33 @@ func (tx Tx) People(user, server string, each func(Person)) error {
 		each(v)
 	}
 	return rows.Err()
+}
+
+// SetOpen notes whether a room is open to all.
+func (tx Tx) SetOpen(room int64, open bool) {
+	if open {
+		tx.Exec(`INSERT INTO open_rooms (room, looked_at) VALUES ($1, TRUE)
+			ON CONFLICT (room) DO UPDATE SET looked_at = excluded.looked_at`, room)
+	} else {
+		tx.Exec(`DELETE FROM open_rooms WHERE room = $1`, room)
+	}
+}
+
+// RoomsNotLookedAt lists some rooms of which it is not known whether they are open.
+func (tx Tx) RoomsNotLookedAt() ([]string, error) {
+	return sql.Collect(tx.Tx, scanUser, `SELECT r.room_id FROM open_rooms o JOIN rooms r ON r.nid = o.room
+		WHERE NOT o.looked_at LIMIT 100`)
+}
+
+// GuestsIn lists our guests who are in a room.
+func (tx Tx) GuestsIn(room int64) ([]string, error) {
+	return sql.Collect(tx.Tx, scanUser, `SELECT m.user_id FROM members m JOIN accounts a ON a.user_id = m.user_id
+		WHERE m.room = $1 AND m.membership = 'join' AND a.guest ORDER BY m.user_id`, room)
+}
+
+// RoomsWithGuests lists the rooms in which guests of ours are.
+func (tx Tx) RoomsWithGuests() ([]string, error) {
+	return sql.Collect(tx.Tx, scanUser, `SELECT DISTINCT r.room_id FROM accounts a
+		JOIN members m ON m.user_id = a.user_id AND m.membership = 'join'
+		JOIN rooms r ON r.nid = m.room WHERE a.guest`)
 }

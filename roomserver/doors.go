@@ -1,0 +1,139 @@
+package roomserver
+
+import (
+	"context"
+	"time"
+
+	"chancery/roomserver/auth"
+	"chancery/roomserver/event"
+	"chancery/roomserver/state"
+	"chancery/roomserver/visibility"
+	"chancery/storage"
+
+	"github.com/tidwall/gjson"
+	"go.uber.org/zap"
+	"maunium.net/go/mautrix/id"
+)
+
+// moveDoors notes what follows for people when a room opens or shuts: whether everybody may find who is in it, and
+// that guests have to go.
+func (r *room) moveDoors(m *moves, k Key, now *Stored, root state.Root) error {
+	if k.StateKey != "" {
+		return nil
+	}
+	switch k.Type {
+	case "m.room.guest_access":
+		m.shut = !letsGuestsIn(now)
+	case "m.room.join_rules", "m.room.history_visibility":
+		open, err := r.isOpen(root)
+		if err != nil {
+			return err
+		}
+		m.open = &open
+	}
+	return nil
+}
+
+// isOpen says whether anybody may join the room, or read in it.
+//
+// spec: c2s/searchUserDirectory
+func (r *room) isOpen(root state.Root) (bool, error) {
+	rules, seen := Key{"m.room.join_rules", ""}, Key{"m.room.history_visibility", ""}
+	found, err := r.stateAt(root, []Key{rules, seen})
+	if err != nil {
+		return false, err
+	}
+	bare := func(ev *Stored) *event.Event {
+		if ev == nil {
+			return nil
+		}
+		return ev.Event
+	}
+	return auth.JoinRule(bare(found[rules])) == "public" || visibility.Of(bare(found[seen])) == visibility.WorldReadable, nil
+}
+
+// letsGuestsIn reads m.room.guest_access; nil is no event.
+//
+// spec: c2s#guest-access
+func letsGuestsIn(access *Stored) bool {
+	return access != nil && gjson.GetBytes(access.Content(), "guest_access").Str == "can_join"
+}
+
+// doorTime bounds the work that follows when a room shuts to guests.
+const doorTime = time.Minute
+
+func (s *Server) putGuestsOutLater(roomID id.RoomID) {
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), doorTime)
+		defer cancel()
+		if err := s.putGuestsOut(ctx, roomID); err != nil {
+			s.Log.Warn("guests are still in a room that is shut to them", zap.String("room", string(roomID)), zap.Error(err))
+		}
+	}()
+}
+
+// putGuestsOut lets our guests leave a room that does not let guests in any more.
+//
+// spec: c2s#guest-access
+func (s *Server) putGuestsOut(ctx context.Context, roomID id.RoomID) error {
+	var guests []string
+	err := s.DB.Read(ctx, func(tx storage.Tx) error {
+		guests = nil
+		row, ok, err := tx.Room(string(roomID))
+		if err != nil || !ok {
+			return err
+		}
+		access, err := s.Reader.StateEvent(tx, row, rootOf(row), "m.room.guest_access", "")
+		if err != nil || letsGuestsIn(access) {
+			return err
+		}
+		guests, err = tx.GuestsIn(row.NID)
+		return err
+	})
+	for _, guest := range guests {
+		if err := s.Leave(ctx, id.UserID(guest), roomID, nil); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// lookAtDoors does, when the server starts, what it was stopped in before: guests leave rooms that were shut to them,
+// and rooms from before it was noted are looked at.
+func (s *Server) lookAtDoors(ctx context.Context) {
+	var rooms []string
+	err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
+		rooms, err = tx.RoomsWithGuests()
+		return err
+	})
+	for _, v := range rooms {
+		if err == nil {
+			err = s.putGuestsOut(ctx, id.RoomID(v))
+		}
+	}
+	for err == nil {
+		if err = s.DB.Read(ctx, func(tx storage.Tx) (err error) { rooms, err = tx.RoomsNotLookedAt(); return err }); len(rooms) == 0 {
+			break
+		}
+		for _, v := range rooms {
+			if err == nil {
+				err = s.lookAtDoor(ctx, id.RoomID(v))
+			}
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		s.Log.Warn("it is not known of all rooms who may find their members", zap.Error(err))
+	}
+}
+
+func (s *Server) lookAtDoor(ctx context.Context, roomID id.RoomID) error {
+	return s.in(ctx, roomID, func(r *room) error {
+		open, err := r.isOpen(state.Root(r.row.Root))
+		if err != nil {
+			return err
+		}
+		nid := r.row.NID
+		r.commit(&additions{}, func(tx storage.Tx) error { tx.SetOpen(nid, open); return nil })
+		return nil
+	})
+}
