@@ -64,6 +64,12 @@ func TestPagesOfHistoryFitTogether(t *testing.T) {
 		s.want(400, "M_MISSING_PARAM", alice, "GET", at(room, "messages"), nil)
 		s.want(400, "M_INVALID_PARAM", alice, "GET", at(room, "messages")+"?dir=b&from=bad", nil)
 		s.want(400, "M_INVALID_PARAM", alice, "GET", at(room, "messages")+"?dir=b&limit=-1", nil)
+		for _, dir := range []string{"b", "f"} { // no event, and the next page begins at the same place
+			none := s.ok(alice, "GET", at(room, "messages")+"?limit=0&dir="+dir, nil)
+			if len(none.array("chunk")) != 0 || none.text("end") == "" || none.text("end") != none.text("start") {
+				t.Errorf("limit=0, dir=%s: %s", dir, none.raw)
+			}
+		}
 		s.want(400, "M_INVALID_PARAM", alice, "GET", at(room, "messages")+"?dir=b&filter=bad", nil)
 		s.want(403, "M_FORBIDDEN", bob, "GET", at(room, "messages")+"?dir=b", nil)
 		s.want(403, "M_FORBIDDEN", bob, "GET", at("!nothing:test", "messages")+"?dir=b", nil)

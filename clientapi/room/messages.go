@@ -121,6 +121,10 @@ func (p *messages) read(tx storage.Tx) error {
 	if !p.filter.Room(v.room.ID) {
 		return nil
 	}
+	if p.limit == 0 { // the next page begins where this one did
+		p.out.End, p.gap = p.out.Start, 0
+		return nil
+	}
 	chunk, err := w.events(p.limit)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -71,8 +72,23 @@ func run(ctx context.Context, args []string, t terminal) int {
 		fmt.Fprintln(t.err, bad.text)
 		return exitUsage
 	}
-	fmt.Fprintf(t.err, "chancery: %s\n", err)
+	fmt.Fprintf(t.err, "chancery: %s\n", sentence(err))
 	return exitFailed
+}
+
+// sentence is an error in one line: libraries tell of each address that they tried, in lines of their own.
+func sentence(err error) string {
+	first, rest, _ := strings.Cut(err.Error(), "\n")
+	var told []string
+	for line := range strings.SplitSeq(rest, "\n") {
+		if line = strings.TrimSpace(line); line != "" && !slices.Contains(told, line) {
+			told = append(told, line)
+		}
+	}
+	if len(told) == 0 {
+		return first
+	}
+	return first + " " + strings.Join(told, ", ")
 }
 
 func dispatch(ctx context.Context, args []string, t terminal) error {

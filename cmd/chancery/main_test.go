@@ -141,6 +141,30 @@ func TestFailedFirstStartLeavesNothing(t *testing.T) {
 	}
 }
 
+// Each start that cannot succeed says why in one sentence and leaves nothing behind.
+func TestStartsThatCannotSucceed(t *testing.T) {
+	nobody := freeAddress(t)
+	for name, c := range map[string]struct{ variable, value, says string }{
+		"PostgreSQL that is not there": {"CHANCERY_DATABASE_URL", "postgres://u:p@" + nobody + "/d", "connection refused"},
+		"NATS that is not there":       {"CHANCERY_NATS_URL", "nats://" + nobody, nobody},
+		"a key that is none":           {"CHANCERY_SIGNING_KEY", "main_test.go", "signing key main_test.go"},
+		"an address of somebody else":  {"CHANCERY_CLIENT_LISTEN", "192.0.2.1:8008", "192.0.2.1:8008"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := filepath.Join(t.TempDir(), "data")
+			var errs bytes.Buffer
+			code := run(t.Context(), []string{"serve", "--data", data}, terminal{in: strings.NewReader(""), out: io.Discard, err: &errs,
+				environ: []string{"CHANCERY_CLIENT_LISTEN=127.0.0.1:0", "CHANCERY_FEDERATION_LISTEN=127.0.0.1:0", "CHANCERY_LOG_LEVEL=error", c.variable + "=" + c.value}})
+			if code != exitFailed || strings.Count(errs.String(), "\n") != 1 || !strings.HasPrefix(errs.String(), "chancery: ") || !strings.Contains(errs.String(), c.says) {
+				t.Errorf("exit %d: %s", code, errs.String())
+			}
+			if _, err := os.Stat(data); !os.IsNotExist(err) {
+				t.Errorf("the data directory is there: %v", err)
+			}
+		})
+	}
+}
+
 func TestLowPasswordCostIsWarnedOf(t *testing.T) {
 	cfg := config.Default()
 	cfg.Passwords.Cost = "low"
