@@ -167,12 +167,28 @@ func TestReceiptsFromOtherServers(t *testing.T) {
 		{User: "@remote:other", Room: room, Type: "m.read", Event: said},
 		{User: "@remote:far", Room: room, Type: "m.read.private", Event: said},
 		{User: "@remote:far", Room: "!unknown", Type: "m.read", Event: said},
+		{User: "@remote:far", Room: room, Type: "m.read", Event: "no event ID"},
+		{User: "@remote:far", Room: room, Type: "m.read", Event: h.say(alice, h.room(), `{"body":"in another room"}`)},
+		{User: "@remote:far", Room: room, Type: "m.read", Event: said, Thread: "no thread"},
+		{User: "@remote:far", Room: room, Type: "m.read", Event: said, Thread: "$invented"},
+		{User: "@remote:far", Room: room, Type: "m.read", Event: "$unknown", Thread: "$invented"},
 	}
 	if err := h.users.ReceiveReceipts(t.Context(), "far", list); err != nil {
 		t.Fatal(err)
 	}
 	if facts := h.facts(sql.FactReceipt); len(facts) != 1 || facts[0].User != "@remote:far" {
 		t.Errorf("facts: %v", facts)
+	}
+	// An event may come after its receipt; and a thread is known by its root, or by what is in it.
+	reply := h.say(alice, room, `{"msgtype":"m.text","body":"2","m.relates_to":{"rel_type":"m.thread","event_id":"$before_we_came"}}`)
+	for i, r := range []users.Receipt{{Event: "$coming"}, {Event: said, Thread: "main"}, {Event: "$coming", Thread: string(said)}, {Event: reply, Thread: "$before_we_came"}} {
+		r.User, r.Room, r.Type = "@remote:far", room, "m.read"
+		if err := h.users.ReceiveReceipts(t.Context(), "far", []users.Receipt{r}); err != nil {
+			t.Fatal(err)
+		}
+		if facts := h.facts(sql.FactReceipt); len(facts) != i+2 {
+			t.Errorf("%s in the thread %q was passed over", r.Event, r.Thread)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"chancery"
+	"chancery/federation/peer"
 	"chancery/roomserver/event"
 	"chancery/storage"
 
@@ -18,7 +19,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// joinRemote joins a room through a server that is in it, trying those it is told of in turn.
+// joinRemote joins a room through a server that is in it, trying those it is told of in turn; one that is slow to say
+// how does not keep us from asking the next.
 //
 // spec: s2s#joining-rooms
 func (s *Server) joinRemote(ctx context.Context, j Join, content json.RawMessage) error {
@@ -34,15 +36,25 @@ func (s *Server) joinRemote(ctx context.Context, j Join, content json.RawMessage
 	}
 	return s.fills.once(ctx, "join "+string(j.Room)+" "+string(j.User), func() error {
 		var last error
-		for _, server := range servers[:min(len(servers), maxAsked)] {
-			err := s.joinThrough(ctx, server, j, content)
+		ask := func(ctx context.Context, server string) (*peer.Template, error) {
+			return s.Peer.MakeJoin(ctx, server, j.Room, j.User, versionNames())
+		}
+		inTurn(ctx, servers[:min(len(servers), maxAsked)], ask, func(server string, made *peer.Template, err error) bool {
 			if err == nil {
-				return nil
+				err = s.joinThrough(ctx, server, made, j, content)
+			}
+			if err == nil {
+				last = nil
+				return true
 			}
 			s.Log.Info("could not join through a server", zap.String("server", server), zap.String("room", string(j.Room)), zap.Error(err))
 			if last == nil || !isRefusal(last) {
 				last = err
 			}
+			return false
+		})
+		if last == nil {
+			return nil
 		}
 		return asAnswer(last)
 	})
@@ -98,11 +110,8 @@ func versionNames() []id.RoomVersion {
 	return names
 }
 
-func (s *Server) joinThrough(ctx context.Context, server string, j Join, content json.RawMessage) error {
-	made, err := s.Peer.MakeJoin(ctx, server, j.Room, j.User, versionNames())
-	if err != nil {
-		return err
-	}
+// joinThrough finishes a join that a server made for us.
+func (s *Server) joinThrough(ctx context.Context, server string, made *peer.Template, j Join, content json.RawMessage) error {
 	version, ev, err := s.finish(string(made.RoomVersion), made.Event, j.Room, j.User, "join", content)
 	if err != nil {
 		return err

@@ -192,7 +192,8 @@ func (s *Server) ReceiveReceipts(ctx context.Context, origin string, list []Rece
 	// One write for each room: a function takes little time, and one bad room does not fail the others.
 	byRoom := map[id.RoomID][]Receipt{}
 	for _, r := range list {
-		if r.Type == ReceiptRead && r.User.Homeserver() == origin && len(r.Event) <= 255 && len(r.Thread) <= 255 && len(r.User) <= 255 {
+		if r.Type == ReceiptRead && r.User.Homeserver() == origin && isEventID(string(r.Event)) && len(r.User) <= 255 &&
+			(r.Thread == "" || r.Thread == threadMain || isEventID(r.Thread)) {
 			byRoom[r.Room] = append(byRoom[r.Room], r)
 		}
 	}
@@ -212,9 +213,10 @@ func receiveReceipts(tx storage.Tx, roomID id.RoomID, receipts []Receipt) error 
 	if err != nil || !ok {
 		return err
 	}
-	users, events := make([]string, len(receipts)), make([]string, len(receipts))
+	users, events := make([]string, len(receipts)), make([]string, 0, 2*len(receipts))
 	for i, r := range receipts {
-		users[i], events[i] = string(r.User), string(r.Event)
+		users[i] = string(r.User)
+		events = append(events, string(r.Event), r.Thread)
 	}
 	members, err := tx.MembersOf(room.NID, users)
 	if err != nil {
@@ -228,20 +230,48 @@ func receiveReceipts(tx storage.Tx, roomID id.RoomID, receipts []Receipt) error 
 	if err != nil {
 		return err
 	}
-	ords := map[string]int64{}
-	for _, ev := range rows {
-		if ev.Room == room.NID && ev.Ord != nil {
-			ords[ev.ID] = *ev.Ord
-		}
+	known := make(map[string]*storage.Event, len(rows))
+	for i := range rows {
+		known[rows[i].ID] = &rows[i]
 	}
 	for _, r := range receipts {
 		if !joined[string(r.User)] {
 			continue
 		}
+		ord, ok, err := readable(tx, room.NID, r, known)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
 		if err := moveReceipt(tx, storage.Receipt{Room: room.NID, User: string(r.User), Type: r.Type, Thread: r.Thread,
-			EventID: string(r.Event), Ord: ords[string(r.Event)], TS: now()}); err != nil {
+			EventID: string(r.Event), Ord: ord, TS: now()}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// readable says whether a user of another server may have read an event of a room, and where it stands (0: nowhere
+// yet). An event that is not here may be on its way, and is believed in; one that is of another room or was rejected
+// is not. A thread must be one: each has a row of its own, and whoever invents them could fill the disk.
+func readable(tx storage.Tx, room int64, r Receipt, known map[string]*storage.Event) (ord int64, ok bool, err error) {
+	ev, root := known[string(r.Event)], known[r.Thread]
+	if ev != nil && (ev.Room != room || ev.Status == storage.Rejected) {
+		return 0, false, nil
+	}
+	if ev != nil && ev.Ord != nil {
+		ord = *ev.Ord
+	}
+	if r.Thread == "" || r.Thread == threadMain || root != nil && root.Room == room {
+		return ord, true, nil
+	}
+	if ev == nil {
+		return 0, false, nil
+	}
+	thread, err := threadOf(tx, ev)
+	return ord, thread == r.Thread, err
+}
+
+func isEventID(text string) bool { return len(text) > 1 && len(text) <= 255 && text[0] == '$' }
