@@ -28,6 +28,7 @@ type Config struct {
 	Presence       Presence     `yaml:"presence" doc:"Who is online."`
 	Media          Media        `yaml:"media" doc:"Files that users send."`
 	Directory      Directory    `yaml:"directory" doc:"The directory of public rooms."`
+	Identity       Identity     `yaml:"identity" doc:"Identity servers, which know whose an e-mail address is."`
 	Email          Email        `yaml:"email" doc:"How the server sends mail. Planned: not used yet."`
 	Rooms          Rooms        `yaml:"rooms" doc:"What new rooms are like."`
 	WellKnown      WellKnown    `yaml:"well_known" doc:"What both listeners answer under /.well-known/matrix/."`
@@ -87,6 +88,10 @@ type Media struct {
 
 type Directory struct {
 	Public bool `yaml:"public" default:"false" doc:"true shows the room directory without login and over federation."`
+}
+
+type Identity struct {
+	Servers []string `yaml:"servers" doc:"Those that users may name to invite somebody by an address: host or host:port. * is any. Empty: none."`
 }
 
 type Email struct {

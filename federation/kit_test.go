@@ -5,9 +5,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -384,3 +386,9 @@ func (n *node) pdu(eventID id.EventID) (text []byte) {
 }
 
 func stateRoot(row storage.Room) state.Root { return state.Root(row.Root) }
+
+// addressHash is how an identity server is asked for an address.
+func addressHash(address string) string {
+	sum := sha256.Sum256([]byte(address + " email pepper"))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}

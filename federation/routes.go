@@ -15,13 +15,11 @@ const (
 	limitNotary = endpoint.LimitNotary
 )
 
-var planned = endpoint.Planned()
-
 func s2s(id, method, path string, auth endpoint.Auth, limit endpoint.LimitClass, h endpoint.Handler, more ...func(*endpoint.Route)) endpoint.Route {
 	return endpoint.Row(endpoint.ServerServer, id, method, path, auth, limit, h, more...)
 }
 
-// Routes is the table of the server-server API, those not built yet as planned. A test compares
+// Routes is the table of the server-server API. A test compares
 // it with the OpenAPI of the spec in both directions; where the two differ on purpose,
 // docs/spec-errata.md says why.
 func (s *Server) Routes() []endpoint.Route {
@@ -44,8 +42,8 @@ func (s *Server) Routes() []endpoint.Route {
 		s2s("sendKnock", "PUT", "/_matrix/federation/v1/send_knock/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.sendKnock)),
 		s2s("sendInviteV1", "PUT", "/_matrix/federation/v1/invite/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.inviteOld)),
 		s2s("sendInviteV2", "PUT", "/_matrix/federation/v2/invite/{roomId}/{eventId}", signed, limitServer, endpoint.Handle(s.invite)),
-		s2s("exchangeThirdPartyInvite", "PUT", "/_matrix/federation/v1/exchange_third_party_invite/{roomId}", signed, limitServer, planned),
-		s2s("onBindThirdPartyIdentifier", "PUT", "/_matrix/federation/v1/3pid/onbind", none, limitServer, planned),
+		s2s("exchangeThirdPartyInvite", "PUT", "/_matrix/federation/v1/exchange_third_party_invite/{roomId}", signed, limitServer, endpoint.Handle(s.exchangeThirdPartyInvite)),
+		s2s("onBindThirdPartyIdentifier", "PUT", "/_matrix/federation/v1/3pid/onbind", none, limitNotary, endpoint.Handle(s.onBind)),
 
 		// events and state
 		s2s("getRoomState", "GET", "/_matrix/federation/v1/state/{roomId}", signed, limitServer, endpoint.Handle(s.state), endpoint.LongPoll()),

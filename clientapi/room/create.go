@@ -30,7 +30,7 @@ type newRoom struct {
 	Name          *string                    `json:"name"`
 	Topic         *string                    `json:"topic"`
 	Invite        []id.UserID                `json:"invite"`
-	Invite3PID    []json.RawMessage          `json:"invite_3pid"`
+	Invite3PID    []byAddress                `json:"invite_3pid"`
 	Version       string                     `json:"room_version"`
 	Creation      map[string]json.RawMessage `json:"creation_content"`
 	InitialState  []initialState             `json:"initial_state"`
@@ -140,10 +140,12 @@ func (a *API) understand(n *newRoom) (preset, *event.Version, error) {
 	if !ok {
 		return none, nil, chancery.Errorf(400, chancery.CodeUnsupportedRoomVersion, "this server does not know room version %q", n.Version)
 	}
-	if len(n.Invite3PID) > 0 {
-		return none, nil, noIdentityServer()
+	for _, by := range n.Invite3PID {
+		if err := a.checkContact(by); err != nil {
+			return none, nil, err
+		}
 	}
-	if len(n.Invite) > maxInvites {
+	if len(n.Invite)+len(n.Invite3PID) > maxInvites {
 		return none, nil, chancery.InvalidParam("more than %d users are invited at once", maxInvites)
 	}
 	slices.Sort(n.Invite)
@@ -349,6 +351,14 @@ func validAlias(alias string) bool {
 // does not answer can be invited again.
 func (a *API) inviteElsewhere(ctx context.Context, roomID id.RoomID, creator id.UserID, n newRoom) error {
 	var refused error
+	for _, by := range n.Invite3PID {
+		if err := a.inviteAddress(ctx, roomID, creator, by, "", n.IsDirect); err != nil {
+			a.Log.Info("could not invite by an address to a new room", zap.String("identity server", by.Server), zap.Error(err))
+			if refused == nil {
+				refused = err
+			}
+		}
+	}
 	for _, user := range n.Invite {
 		if a.Rooms.IsLocal(user) {
 			continue

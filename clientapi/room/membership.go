@@ -3,10 +3,12 @@ package room
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"chancery"
 	"chancery/endpoint"
+	"chancery/federation/peer"
 	"chancery/roomserver"
 	"chancery/roomserver/event"
 	"chancery/storage"
@@ -81,12 +83,15 @@ func (a *API) join(ctx context.Context, caller endpoint.Caller, roomID id.RoomID
 			return nil, err
 		}
 	}
+	if len(how.ThirdPartySigned) > 0 {
+		proof := roomserver.Proof{Room: roomID, Sender: id.UserID(member(how.ThirdPartySigned, "sender")), User: caller.User, Signed: how.ThirdPartySigned}
+		if err := a.Rooms.AcceptAddressInvite(ctx, proof); err != nil {
+			return nil, err
+		}
+	}
 	content, err := a.memberContent(ctx, caller.User, how.Reason)
 	if err != nil {
 		return nil, err
-	}
-	if len(how.ThirdPartySigned) > 0 {
-		content["third_party_invite"] = map[string]any{"signed": how.ThirdPartySigned}
 	}
 	text, err := object(content)
 	if err != nil {
@@ -159,15 +164,21 @@ type InviteUserIn struct {
 	Caller endpoint.Caller
 	RoomID id.RoomID `path:"roomId"`
 	Body   struct {
-		UserID  id.UserID `json:"user_id"`
-		Reason  string    `json:"reason"`
-		Medium  string    `json:"medium"`
-		Address string    `json:"address"`
+		UserID id.UserID `json:"user_id"`
+		Reason string    `json:"reason"`
+		byAddress
 	} `body:"json"`
 }
 
-// InviteUser invites a user. Who is known only by an address cannot be invited: this server asks no
-// identity server.
+// byAddress names somebody by what an identity server knows of them.
+type byAddress struct {
+	Server  string `json:"id_server"`
+	Token   string `json:"id_access_token"`
+	Medium  string `json:"medium"`
+	Address string `json:"address"`
+}
+
+// InviteUser invites a user, who may be named by an address.
 //
 // spec: c2s/inviteUser, c2s/inviteBy3PID
 func (a *API) InviteUser(ctx context.Context, in *InviteUserIn) (*empty, error) {
@@ -176,15 +187,52 @@ func (a *API) InviteUser(ctx context.Context, in *InviteUserIn) (*empty, error) 
 	}
 	switch {
 	case in.Body.UserID == "" && (in.Body.Medium != "" || in.Body.Address != ""):
-		return nil, noIdentityServer()
+		return nil, a.inviteAddress(ctx, in.RoomID, in.Caller.User, in.Body.byAddress, in.Body.Reason, false)
 	case in.Body.UserID == "":
 		return nil, chancery.MissingParam("user_id is missing")
 	}
 	return nil, a.invite(ctx, in.RoomID, in.Caller.User, in.Body.UserID, in.Body.Reason, false)
 }
 
-func noIdentityServer() error {
-	return chancery.Errorf(400, codeServerNotTrusted, "this server invites by user ID only: it trusts no identity server")
+// checkContact refuses what an identity server cannot be asked of, and identity servers that the configuration does not name.
+func (a *API) checkContact(by byAddress) error {
+	switch {
+	case by.Server == "" || by.Medium == "" || by.Address == "":
+		return chancery.MissingParam("id_server, medium and address must be there")
+	case len(by.Address) > 500 || len(by.Medium) > 50:
+		return chancery.InvalidParam("the address is too long")
+	case !slices.Contains(a.Config.Identity.Servers, by.Server) && !slices.Contains(a.Config.Identity.Servers, "*"):
+		return chancery.Errorf(400, codeServerNotTrusted, "this server does not trust the identity server %.100q", by.Server)
+	case by.Token == "":
+		return chancery.MissingParam("id_access_token is missing")
+	}
+	return nil
+}
+
+// inviteAddress invites the owner of an address: by user ID when the identity server knows them, else so that whoever proves
+// to own it is invited.
+//
+// spec: c2s/inviteBy3PID, c2s#third-party-invites
+func (a *API) inviteAddress(ctx context.Context, roomID id.RoomID, sender id.UserID, by byAddress, reason string, direct bool) error {
+	if err := a.checkContact(by); err != nil {
+		return err
+	}
+	contact := peer.Contact{Server: by.Server, Token: by.Token, Medium: by.Medium, Address: by.Address}
+	user, err := a.Rooms.FindInvited(ctx, contact)
+	if err != nil {
+		return err
+	}
+	if user != "" {
+		return a.invite(ctx, roomID, sender, user, reason, direct)
+	}
+	own, err := a.memberContent(ctx, sender, "")
+	if err != nil {
+		return err
+	}
+	name, _ := own["displayname"].(string)
+	avatar, _ := own["avatar_url"].(string)
+	return notHere(a.Rooms.InviteAddress(ctx, roomserver.AddressInvite{Room: roomID, Sender: sender, Contact: contact,
+		Names: map[string]string{"sender_display_name": name, "sender_avatar_url": avatar}}))
 }
 
 func (a *API) invite(ctx context.Context, roomID id.RoomID, sender, target id.UserID, reason string, direct bool) error {

@@ -73,11 +73,31 @@ const maxSignatureTries = 128
 
 // spec: rooms/v11#authorisation-rules 4.4.1.7
 func thirdPartySignatureHolds(q *question) answer {
-	signed := q.signed()
+	if _, ok := signedBy(q.thirdPartyEvent(), q.signed()); ok {
+		return allow
+	}
+	return next
+}
+
+// InviteKey is a key of an m.room.third_party_invite event, and where to ask whether it is valid.
+type InviteKey struct{ Key, URL string }
+
+// SignedBy finds the key of an m.room.third_party_invite event with which a proof is signed; signed is an object in
+// whatever form.
+//
+// spec: s2s#verifying-the-invite
+func SignedBy(invite *event.Event, signed []byte) (InviteKey, bool) {
+	canonical, err := event.CanonicalLenient(signed)
+	if err != nil {
+		return InviteKey{}, false
+	}
+	return signedBy(invite, gjson.ParseBytes(canonical))
+}
+
+func signedBy(invite *event.Event, signed gjson.Result) (by InviteKey, holds bool) {
 	message := unsignedForm(signed)
-	keys := publicKeys(q.thirdPartyEvent())
+	keys := publicKeys(invite)
 	tries := 0
-	holds := false
 	entry(signed, "signatures").ForEach(func(_, byServer gjson.Result) bool {
 		if !byServer.IsObject() {
 			return true
@@ -91,7 +111,8 @@ func thirdPartySignatureHolds(q *question) answer {
 				if tries++; tries > maxSignatureTries {
 					return false
 				}
-				if holds = ed25519.Verify(key, message, signature); holds {
+				if holds = ed25519.Verify(key.public, message, signature); holds {
+					by = key.InviteKey
 					return false
 				}
 			}
@@ -99,27 +120,30 @@ func thirdPartySignatureHolds(q *question) answer {
 		})
 		return !holds && tries <= maxSignatureTries
 	})
-	if holds {
-		return allow
-	}
-	return next
+	return by, holds
+}
+
+type publicKey struct {
+	InviteKey
+	public ed25519.PublicKey
 }
 
 // publicKeys are the keys in an m.room.third_party_invite event.
 //
 // spec: rooms/v11#authorisation-rules 4.4.1.7
-func publicKeys(ev *event.Event) []ed25519.PublicKey {
-	var keys []ed25519.PublicKey
-	add := func(value gjson.Result) {
+func publicKeys(ev *event.Event) []publicKey {
+	var keys []publicKey
+	add := func(value, url gjson.Result) {
 		if key, ok := decodeBase64(value, ed25519.PublicKeySize); ok && len(keys) < maxSignatureTries {
-			keys = append(keys, key)
+			keys = append(keys, publicKey{InviteKey{value.Str, url.Str}, key})
 		}
 	}
 	single, _ := property(ev, "public_key")
-	add(single)
+	url, _ := property(ev, "key_validity_url")
+	add(single, url)
 	if several, _ := property(ev, "public_keys"); several.IsArray() {
 		for _, key := range several.Array() {
-			add(entry(key, "public_key"))
+			add(entry(key, "public_key"), entry(key, "key_validity_url"))
 		}
 	}
 	return keys
