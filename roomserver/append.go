@@ -191,6 +191,9 @@ func (r *room) accept(a *addition, h how) error {
 		if err != nil {
 			return err
 		}
+		if was == 0 || h.replace {
+			moves.begin()
+		}
 		a.moves = moves
 		a.facts = append(a.facts, moves.facts...)
 	}

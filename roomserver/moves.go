@@ -27,6 +27,9 @@ type moves struct {
 	shut      bool        // guests have to go
 }
 
+// begin says that the room begins here, or begins anew: it has another state for a reason, and nobody is lost.
+func (m *moves) begin() { m.silent, m.users, m.lost = 0, nil, nil }
+
 // movedBy is what a fact of state that moved without an event says of where it came from, so that the resolution
 // can be replayed. The first fact of each move has it.
 type movedBy struct {

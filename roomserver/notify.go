@@ -12,10 +12,16 @@ import (
 )
 
 // Heard takes in a fact that the log tells: somebody's push rules changed, so hot rooms ask again who has
-// rules of their own.
+// rules of their own; or a new epoch began.
 func (s *Server) Heard(f storage.Fact) {
 	if f.Kind == sql.FactAccountData && f.Room == 0 && f.Extra == "m.push_rules" {
 		s.rules.Add(1)
+	}
+	if f.Kind == sql.FactEpoch {
+		select {
+		case s.lost.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 

@@ -188,6 +188,7 @@ func says(ev *event.Event, n NewEvent) bool {
 //
 // spec: s2s#asking-for-a-policy-server-signature-on-an-event
 func (s *Server) inOwn(ctx context.Context, roomID id.RoomID, fn func(*room) error) error {
+	s.awaitLost(ctx, roomID)
 	var last *unasked
 	return s.withOpinion(ctx, func() error {
 		err := s.in(ctx, roomID, func(r *room) error {

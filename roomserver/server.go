@@ -50,6 +50,7 @@ type Server struct {
 	late      *reminders // rooms with events that could not be judged yet
 	answering *answering
 	metrics   *metrics
+	lost      *lost
 	farSpaces *recent[string, *farSpace]
 	opinions  *recent[string, *opinion]
 	shards    ownership
@@ -66,7 +67,7 @@ func New(o Options) *Server {
 	s.fills, s.answering = newFills(), newAnswering()
 	s.gaps = newReminders(gapFirstPause, gapMaxPause, gapTries)
 	s.late = newReminders(lateFirstPause, lateMaxPause, lateTries)
-	s.metrics = newMetrics(o.Metrics)
+	s.metrics, s.lost = newMetrics(o.Metrics), newLost()
 	s.farSpaces = newRecent[string, *farSpace](farSpaceBytes)
 	s.opinions = newRecent[string, *opinion](opinionsBytes)
 	s.share, s.states = newShare(), make(chan struct{}, largeStates)
@@ -86,6 +87,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.visit(ctx, s.gaps, "fill the gaps of a room", s.fillGapsOf) })
 	g.Go(func() error { return s.judgeLate(ctx) })
 	g.Go(func() error { s.lookAtDoors(ctx); return nil })
+	g.Go(func() error { return s.findAllLost(ctx) })
 	return g.Wait()
 }
 

@@ -45,6 +45,9 @@ func shardOf(roomID id.RoomID) int64 {
 // Own takes all shards, waiting for the leases of an owner that went away. It returns before rooms are served.
 func (s *Server) Own(ctx context.Context, owner string) error {
 	s.shards.owner = owner
+	if err := s.findLost(ctx); err != nil {
+		return err
+	}
 	deadline := time.Now().Add(leaseTime + time.Second)
 	for shard := range int64(shardCount) {
 		for {

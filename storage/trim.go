@@ -15,9 +15,12 @@ const (
 	trimPiece        = 1000
 )
 
-// EpochCursor is the row among the cursors that is no position: the number of the epoch whose beginning the keys of
-// devices have seen.
-const EpochCursor = "keys-epoch"
+// Rows among the cursors that are no positions, but the number of the epoch whose beginning was dealt with: for the keys
+// of devices, and for the events of rooms.
+const (
+	EpochCursor      = "keys-epoch"
+	RoomsEpochCursor = "rooms-epoch"
+)
 
 // Trim removes what is older than its time, in small pieces, until nothing is left to remove or ctx ends.
 // Facts stay as long as a reader has not read them.
@@ -43,7 +46,7 @@ func (db *DB) trimFacts(ctx context.Context, now time.Time) (floor int64, err er
 		if err := tx.QueryRow(`SELECT COALESCE(max(pos), 0) FROM fact_marks WHERE ts <= $1`, now.Add(-factsKept).UnixMilli()).Scan(&below); err != nil {
 			return err
 		}
-		slowest, err := sql.Collect(tx.Tx, scanInt, `SELECT pos FROM cursors WHERE name <> $1`, EpochCursor)
+		slowest, err := sql.Collect(tx.Tx, scanInt, `SELECT pos FROM cursors WHERE name <> $1 AND name <> $2`, EpochCursor, RoomsEpochCursor)
 		for _, pos := range slowest {
 			below = min(below, pos)
 		}

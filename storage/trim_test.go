@@ -62,7 +62,11 @@ func TestTrimKeepsWhatIsYoungAndWhatIsUnread(t *testing.T) {
 			t.Errorf("of facts of 29 days %d are left of 3", facts)
 		}
 		later := now.Add(40 * 24 * time.Hour)
-		write(func(tx storage.Tx) { tx.SetCursor("slow", 1); tx.SetCursor(storage.EpochCursor, now.Unix()) }) // no reader's
+		write(func(tx storage.Tx) {
+			tx.SetCursor("slow", 1)
+			tx.SetCursor(storage.EpochCursor, now.Unix())
+			tx.SetCursor(storage.RoomsEpochCursor, now.Unix())
+		}) // no reader's
 		if err := db.Trim(t.Context(), later); err != nil {
 			t.Fatal(err)
 		}

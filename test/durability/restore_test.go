@@ -84,6 +84,19 @@ func (c cluster) run(t *testing.T, statement string) {
 	}
 }
 
+// databaseOf is the one of a server, by where it is: "" for SQLite's files.
+func databaseOf(t *testing.T, s *homeserver.Server, where string) database {
+	t.Helper()
+	if where == "" {
+		return files{s.Dir, t.TempDir()}
+	}
+	u, err := url.Parse(where)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cluster{sqltest.Server(t).URL, strings.TrimPrefix(u.Path, "/")}
+}
+
 // position reads a token's: "s<epoch>_<position>...".
 func position(t *testing.T, token string) int64 {
 	t.Helper()
@@ -105,14 +118,7 @@ func TestYesterdaysDatabase(t *testing.T) {
 	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
 		where := fresh()
 		s := homeserver.Start(t, homeserver.Options{Database: where, Process: true})
-		var db database = files{s.Dir, t.TempDir()}
-		if where != "" {
-			u, err := url.Parse(where)
-			if err != nil {
-				t.Fatal(err)
-			}
-			db = cluster{sqltest.Server(t).URL, strings.TrimPrefix(u.Path, "/")}
-		}
+		db := databaseOf(t, s, where)
 		alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
 		room := alice.CreateRoom(J{"preset": "public_chat"})
 		bob.Join(room)
