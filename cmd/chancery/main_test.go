@@ -111,6 +111,53 @@ func TestServeUntilToldToStop(t *testing.T) {
 	}
 }
 
+// Who waits for news when the server is told to stop is answered, and does not hold it.
+func TestLongPollsAreAnsweredWhenTheServerStops(t *testing.T) {
+	address := freeAddress(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan int)
+	go func() {
+		done <- run(ctx, []string{"serve", "--data", t.TempDir()}, terminal{in: strings.NewReader(""), out: io.Discard, err: io.Discard,
+			environ: []string{"CHANCERY_CLIENT_LISTEN=" + address, "CHANCERY_FEDERATION_LISTEN=127.0.0.1:0", "CHANCERY_REGISTRATION_OPEN=true", "CHANCERY_PASSWORDS_COST=low"}})
+	}()
+	url := "http://" + address + "/_matrix/client/"
+	poll(t, url+"versions")
+	var user struct {
+		Token string `json:"access_token"`
+		Next  string `json:"next_batch"`
+	}
+	ask := func(method, path, body string) (status int) {
+		req, err := http.NewRequestWithContext(t.Context(), method, url+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+user.Token)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			return 0
+		}
+		defer res.Body.Close()
+		if err := json.NewDecoder(res.Body).Decode(&user); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		return res.StatusCode
+	}
+	ask("POST", "v3/register", `{"username":"alice","password":"correct horse","auth":{"type":"m.login.dummy"}}`)
+	ask("GET", "v3/sync", "")
+	answered := make(chan int)
+	began := time.Now()
+	go func() { answered <- ask("GET", "v3/sync?timeout=60000&since="+user.Next, "") }()
+	time.Sleep(500 * time.Millisecond) // until it waits
+	cancel()
+	if status := <-answered; status != 200 {
+		t.Errorf("the poll was answered %d", status)
+	}
+	if code := <-done; code != exitDone || time.Since(began) > 3*time.Second {
+		t.Errorf("exit %d after %v", code, time.Since(began))
+	}
+}
+
 // A first start that cannot succeed leaves no key and no database behind; a later one keeps what was there.
 func TestFailedFirstStartLeavesNothing(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")

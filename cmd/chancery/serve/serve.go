@@ -319,9 +319,6 @@ func (s *server) runners() []func(context.Context) error {
 	if s.runs("federation") {
 		all = append(all, s.outbox.Run)
 	}
-	if s.runs("syncapi") {
-		all = append(all, s.sync.Run)
-	}
 	if s.runs("users") {
 		all = append(all, s.users.Run, s.media.Run, func(ctx context.Context) error { return s.users.FollowRooms(ctx, s.log) })
 	}
@@ -412,6 +409,9 @@ func (s *server) run(ctx context.Context) error {
 			return nil
 		}
 	})
+	if s.runs("syncapi") { // it answers the long polls as soon as we are told to stop: they would hold the listeners
+		below.Go(func() error { return s.sync.Run(frontCtx) })
+	}
 	if s.metricsListen != nil {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
