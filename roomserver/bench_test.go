@@ -3,6 +3,7 @@ package roomserver_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -13,9 +14,9 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// BenchmarkSend sends messages into 20 rooms from 64 senders at once, or from one.
+// BenchmarkSend appends messages to 20 rooms: one after the other, and so many at once that they share transactions.
 func BenchmarkSend(b *testing.B) {
-	for _, senders := range []int{1, 64} {
+	for _, senders := range []int{1, 64, 100} {
 		b.Run(fmt.Sprint("senders=", senders), func(b *testing.B) {
 			eachEngine(b, func(b *testing.B, o sql.Options) {
 				s := engine(b, o)
@@ -25,8 +26,13 @@ func BenchmarkSend(b *testing.B) {
 				}
 				body := content(map[string]any{"body": "The committee will meet at noon on Thursday.", "msgtype": "m.text"})
 				var n atomic.Int64
-				b.SetParallelism(max(senders/2, 1))
+				b.SetParallelism(max(senders/runtime.GOMAXPROCS(0), 1))
+				before := s.DB.Commits()
 				b.ResetTimer()
+				defer func() {
+					b.ReportMetric(float64(n.Load())/b.Elapsed().Seconds(), "events/s")
+					b.ReportMetric(float64(n.Load())/float64(s.DB.Commits()-before), "events/transaction")
+				}()
 				one := func() {
 					i := n.Add(1)
 					_, err := s.Send(context.Background(), roomserver.NewEvent{Room: rooms[i%20], Sender: alice, Type: "m.room.message", Content: body,
