@@ -16,6 +16,7 @@ import (
 type Peer struct {
 	Name   string
 	Keys   *peer.Keys
+	mux    *http.ServeMux
 	t      testing.TB
 	client *http.Client
 }
@@ -30,8 +31,8 @@ func NewPeer(t testing.TB, ca *CA) *Peer {
 	}
 	p.Name = listener.Addr().String()
 	p.Keys = &peer.Keys{ServerName: p.Name, Signing: []peer.SigningKey{peer.NewSigningKey()}}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /_matrix/key/v2/server", func(w http.ResponseWriter, r *http.Request) {
+	p.mux = http.NewServeMux()
+	p.mux.HandleFunc("GET /_matrix/key/v2/server", func(w http.ResponseWriter, r *http.Request) {
 		keys, err := p.Keys.ServerKeys(time.Now())
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -40,7 +41,7 @@ func NewPeer(t testing.TB, ca *CA) *Peer {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(keys)
 	})
-	server := httptest.NewUnstartedServer(mux)
+	server := httptest.NewUnstartedServer(p.mux)
 	server.Listener.Close()
 	server.Listener = listener
 	server.TLS = ca.TLS(t)
@@ -52,6 +53,9 @@ func NewPeer(t testing.TB, ca *CA) *Peer {
 	})
 	return p
 }
+
+// Handle has the peer answer more than questions for its keys.
+func (p *Peer) Handle(pattern string, answer http.Handler) { p.mux.Handle(pattern, answer) }
 
 // As is the same peer in another test, for subtests.
 func (p *Peer) As(t testing.TB) *Peer {
