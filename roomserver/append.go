@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -23,6 +24,9 @@ type addition struct {
 	*Stored
 	awaited       bool
 	own           bool // made here this moment
+	left          bool // the last of our users left a partial room
+	restated      bool // judged again, with its true state
+	partial       *storage.PartialEvent
 	known         bool // an outlier, or a soft-failed event: it has a row already
 	notify        bool
 	auth          []int64 // numbers of its auth events, of state events only
@@ -102,7 +106,7 @@ func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
 	}
 	stateKey, isState := ev.StateKey()
 	if isState && h.status != storage.Rejected {
-		if err := r.addState(a, Key{ev.Type(), stateKey}); err != nil {
+		if err := r.setState(a, Key{ev.Type(), stateKey}); err != nil {
 			return nil, err
 		}
 	}
@@ -113,7 +117,11 @@ func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
 				return nil, err
 			}
 		}
-		if err := r.cite(a.Stored, a.auth); err != nil {
+		known, err := r.events(a.auth)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.cite(a.Stored, a.auth, slices.Collect(maps.Values(known))); err != nil {
 			return nil, err
 		}
 		a.places = r.cover.Take()
@@ -129,6 +137,10 @@ func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
 			return nil, err
 		}
 	}
+	if r.partial != nil {
+		r.partial.seq++
+		a.partial = &storage.PartialEvent{Event: a.NID, Seq: r.partial.seq, History: h.history != nil}
+	}
 	a.nodes = r.array.Take()
 	a.slots, r.newSlots = append(a.slots, r.newSlots...), nil
 	a.loose, r.loose = r.loose, 0
@@ -141,8 +153,8 @@ func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
 	return a, nil
 }
 
-// addState makes the state after the event.
-func (r *room) addState(a *addition, k Key) error {
+// setState makes the state after the event.
+func (r *room) setState(a *addition, k Key) error {
 	slot, isNew, err := r.takeSlot(k)
 	if err != nil {
 		return err
@@ -193,6 +205,9 @@ func (r *room) accept(a *addition, h how) error {
 		}
 		if was == 0 || h.replace {
 			moves.begin()
+		}
+		if r.partial != nil { // that members become known moves nothing
+			moves.silent, a.left = 0, r.servers[r.s.ServerName] == 0
 		}
 		a.moves = moves
 		a.facts = append(a.facts, moves.facts...)
@@ -485,6 +500,12 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 			if a.redacts != nil {
 				r.s.Reader.Forget(a.redacts.target)
 			}
+			if a.left {
+				r.s.partials.stir(r.id)
+			}
+			if a.restated {
+				r.s.Reader.Forget(a.NID)
+			}
 			if len(a.missing) > 0 {
 				r.s.gaps.note(r.id)
 			}
@@ -527,6 +548,9 @@ func (a *addition) write(tx storage.Tx) error {
 			places, links := placeRows(a.places[i : i+1])
 			tx.InsertPlace(a.Room, places[0], links)
 		}
+	}
+	if a.partial != nil {
+		tx.InsertPartialEvent(a.Room, *a.partial)
 	}
 	for _, s := range a.slots {
 		tx.InsertSlot(a.Room, s)

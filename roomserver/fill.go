@@ -339,16 +339,33 @@ func belowGap(missing []id.EventID, events []*event.Event, isHere func(id.EventI
 
 // takeHistory is take for an event of the past: it gets a place in the gap and moves nothing.
 func (s *Server) takeHistory(ctx context.Context, server string, roomID id.RoomID, ev *event.Event, at int64) error {
+	n := (*needs)(nil)
 	if err := s.inAs(ctx, caller{theirs, server}, roomID, func(r *room) error { return r.takeHistory(ev, at, nil) }); err == nil {
 		return nil
-	} else if _, ok := err.(*needs); !ok {
+	} else if !errors.As(err, &n) {
 		return err
 	}
-	g, err := s.fetchState(ctx, caller{theirs, server}, server, ev)
+	g, err := s.aroundPast(ctx, server, ev, n)
 	if err != nil {
 		return err
 	}
 	return s.inAs(ctx, caller{theirs, server}, roomID, func(r *room) error { return r.takeHistory(ev, at, g) })
+}
+
+// aroundPast asks for what an event of the past stands on. A partial room judges it by the state that it has.
+func (s *Server) aroundPast(ctx context.Context, server string, ev *event.Event, n *needs) (*given, error) {
+	if !n.partial {
+		return s.fetchState(ctx, caller{theirs, server}, server, ev)
+	}
+	g := &given{guess: errPartial, past: true}
+	if len(n.auth) == 0 {
+		return g, nil
+	}
+	chain, err := s.fetchAuth(ctx, server, ev.RoomID(), ev)
+	if err == nil {
+		err = s.addOutside(ctx, caller{theirs, server}, ev.RoomID(), chain)
+	}
+	return g, err
 }
 
 func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
@@ -371,8 +388,12 @@ func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
 			return err
 		}
 	}
+	n.partial = r.partial != nil
 	if len(n.prev) > 0 && g == nil {
-		return n
+		if n.partial {
+			_, err = r.authOf(ev, n)
+		}
+		return cmp.Or(err, error(n))
 	}
 	if g != nil {
 		if err := r.addOutliers(append(slices.Clone(g.chain), g.state...)); err != nil {
@@ -387,7 +408,7 @@ func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
 		return n
 	}
 	h.missing = n.prev
-	if h.before, err = r.rootBefore(prev, auths, n, g); err != nil {
+	if h.before, err = r.rootBefore(ev, prev, auths, n, g); err != nil {
 		return err
 	}
 	if h.status, err = r.judgePast(ev, h.before, auths); err != nil {

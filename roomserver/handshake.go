@@ -39,6 +39,9 @@ func (s *Server) MakeMembership(ctx context.Context, origin string, roomID id.Ro
 		if err := r.checkACL(origin); err != nil {
 			return err
 		}
+		if err := r.isWholeFor(membership); err != nil {
+			return err
+		}
 		if membership != "leave" && !slices.Contains(versions, r.version.Name) {
 			return chancery.Errorf(400, chancery.CodeIncompatibleRoomVersion, "your server does not support the room's version").
 				With("room_version", r.version.Name)
@@ -70,6 +73,16 @@ func (s *Server) MakeMembership(ctx context.Context, origin string, roomID id.Ro
 		return nil
 	})
 	return t, err
+}
+
+// isWholeFor refuses to let others in while we cannot give them the room.
+//
+// spec: msc3902
+func (r *room) isWholeFor(membership string) error {
+	if r.partial != nil && membership != "leave" {
+		return chancery.NotFound("we have not yet come into this room entirely")
+	}
+	return nil
 }
 
 // membershipFor makes the content that we propose; in a restricted room it names who lets the user in.
@@ -172,6 +185,9 @@ func (s *Server) TakeMembership(ctx context.Context, origin string, roomID id.Ro
 				return chancery.NotFound("we are not in this room")
 			}
 			if err := r.checkACL(origin); err != nil {
+				return err
+			}
+			if err := r.isWholeFor(membership); err != nil {
 				return err
 			}
 			taken.Servers = slices.Sorted(maps.Keys(r.servers))

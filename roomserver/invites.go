@@ -32,6 +32,9 @@ func (s *Server) Invite(ctx context.Context, inv Invite) error {
 	if err != nil {
 		return err
 	}
+	if err := s.KnowMember(ctx, inv.Room, inv.Target); err != nil {
+		return err
+	}
 	key := string(inv.Target)
 	n := NewEvent{Room: inv.Room, Sender: inv.Sender, Type: "m.room.member", StateKey: &key, Content: content}
 	if s.IsLocal(inv.Target) {

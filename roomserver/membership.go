@@ -48,6 +48,10 @@ func (s *Server) Join(ctx context.Context, j Join) error {
 		if member != nil && member.Membership() == "join" && sameProfile(member.Content(), content) {
 			return nil
 		}
+		if r.partial != nil && member == nil {
+			remote = true // whether the user is banned or invited is among what we do not know yet
+			return nil
+		}
 		via, ok, err := r.authorisedVia(j.User, member)
 		if err != nil {
 			return err
@@ -251,6 +255,9 @@ type Change struct {
 func (s *Server) ChangeMember(ctx context.Context, c Change) error {
 	content, err := withMembership(c.Content, c.Membership)
 	if err != nil {
+		return err
+	}
+	if err := s.KnowMember(ctx, c.Room, c.Target); err != nil {
 		return err
 	}
 	key := string(c.Target)

@@ -16,9 +16,13 @@ import (
 // addOutliers stores events that another server gave us as state or auth events, auth events first. Each
 // is judged by its own auth events; those that fail are kept as rejected, those whose auth events nobody
 // gave us are left out.
-func (r *room) addOutliers(list []*event.Event) (err error) {
+func (r *room) addOutliers(list []*event.Event) error { return r.addState(list, nil) }
+
+// addState is addOutliers for events of which some stand in the state that a partial room waits for: those get their
+// slots and their rows among the members, which nobody takes for the truth before the room is whole.
+func (r *room) addState(list []*event.Event, inState func(*event.Event) bool) (err error) {
 	defer r.distrust(&err)
-	ids := make([]id.EventID, 0, 2*len(list))
+	ids := make([]id.EventID, 0, len(list))
 	byID := make(map[id.EventID]*event.Event, len(list))
 	for _, ev := range list {
 		if _, ok := byID[ev.ID()]; !ok && ev.RoomID() == r.id {
@@ -26,7 +30,7 @@ func (r *room) addOutliers(list []*event.Event) (err error) {
 			ids = append(ids, ev.ID())
 		}
 	}
-	known, err := r.eventsByID(ids)
+	known, err := r.eventsByID(withAuth(ids, byID))
 	if err != nil {
 		return err
 	}
@@ -42,84 +46,144 @@ func (r *room) addOutliers(list []*event.Event) (err error) {
 			r.create = ev
 		}
 	}
-	var rows []*storage.Event
-	var edges [][]any
+	b := &batch{}
+	var standing []*Stored
 	for _, ev := range authOrder(ids, byID) {
-		if known[ev.ID()] != nil || elsewhere[ev.ID()] {
+		s := known[ev.ID()]
+		if s == nil && elsewhere[ev.ID()] {
 			continue
 		}
-		auths := make([]*Stored, 0, 4)
-		complete := true
-		var before []id.EventID
-		for _, v := range ev.AuthEvents() {
-			if a := known[v]; a != nil {
-				auths = append(auths, a)
-			} else {
-				before = append(before, v)
-			}
-		}
-		if len(before) > 0 {
-			found, err := r.eventsByID(before)
-			if err != nil {
+		if s == nil {
+			if s, err = r.addOutlier(ev, known, b); err != nil {
 				return err
 			}
-			for _, v := range before {
-				if a := found[v]; a != nil {
-					known[v] = a
-					auths = append(auths, a)
-				} else {
-					complete = false
-				}
-			}
 		}
-		if !complete {
-			continue
-		}
-		nid, err := r.s.DB.NewEventNumber()
-		if err != nil {
-			return err
-		}
-		s := &Stored{Event: ev, NID: nid, Room: r.row.NID, Status: storage.Outlier}
-		if err := r.passesOwnAuth(ev, auths); err != nil {
-			s.Status = r.rejected(ev, err)
-		}
-		known[ev.ID()] = s
-		r.pending[nid], r.pendingID[ev.ID()] = s, s
-		r.claim(ev.ID())
-		rows = append(rows, s.row(false))
-		numbers := make([]int64, len(auths))
-		for i, a := range auths {
-			numbers[i] = a.NID
-			edges = append(edges, []any{nid, a.NID})
-		}
-		if err := r.cite(s, numbers); err != nil {
-			return err
+		if s != nil && inState != nil && s.Status != storage.Rejected && inState(ev) {
+			standing = append(standing, s)
 		}
 	}
-	if len(rows) == 0 {
+	if err := r.stand(standing, b); err != nil {
+		return err
+	}
+	if len(b.rows)+len(b.slots)+len(b.members) == 0 {
 		return nil
 	}
 	stored := &additions{}
-	for _, row := range rows {
+	for _, row := range b.rows {
 		stored.list = append(stored.list, &addition{Stored: r.pending[row.NID]})
 	}
-	stored.list[0].places = r.cover.Take()
-	places, links := placeRows(stored.list[0].places)
+	made := r.cover.Take()
+	if len(stored.list) > 0 {
+		stored.list[0].places = made
+	}
+	places, links := placeRows(made)
 	// The room's row comes with its first events: they would belong to nobody if the join ended half-way.
 	first, row := !r.stored, r.row
 	r.stored = true
 	r.commit(stored, func(tx storage.Tx) error {
 		if first {
 			tx.InsertRoom(row)
+		} else if len(b.slots) > 0 {
+			tx.UpdateRoom(row)
 		}
-		if err := tx.CopyEvents(rows); err != nil {
+		if err := tx.CopyEvents(b.rows); err != nil {
 			return fmt.Errorf("store outliers: %w", err)
 		}
-		if err := tx.CopyIn("event_auth", []string{"event", "auth"}, edges); err != nil {
+		if err := tx.CopyIn("event_auth", []string{"event", "auth"}, b.edges); err != nil {
 			return err
 		}
-		return tx.CopyPlaces(r.row.NID, places, links)
+		if err := tx.CopyPlaces(r.row.NID, places, links); err != nil {
+			return err
+		}
+		if err := tx.CopySlots(row.NID, b.slots); err != nil {
+			return err
+		}
+		return tx.CopyMembers(b.members)
 	})
+	return nil
+}
+
+// batch is what one transaction of many events writes.
+type batch struct {
+	rows    []*storage.Event
+	edges   [][]any
+	slots   []storage.Slot
+	members []storage.Member
+}
+
+// withAuth adds to events those that they cite and that are not among them: all are looked up at once.
+func withAuth(ids []id.EventID, byID map[id.EventID]*event.Event) []id.EventID {
+	all := slices.Clone(ids)
+	seen := map[id.EventID]bool{}
+	for _, v := range ids {
+		for _, a := range byID[v].AuthEvents() {
+			if byID[a] == nil && !seen[a] {
+				seen[a] = true
+				all = append(all, a)
+			}
+		}
+	}
+	return all
+}
+
+// addOutlier judges an event by its auth events and makes its rows; nil when not all of them are here.
+func (r *room) addOutlier(ev *event.Event, known map[id.EventID]*Stored, b *batch) (*Stored, error) {
+	auths := make([]*Stored, 0, 4)
+	for _, v := range ev.AuthEvents() {
+		a := known[v]
+		if a == nil {
+			return nil, nil
+		}
+		auths = append(auths, a)
+	}
+	nid, err := r.s.DB.NewEventNumber()
+	if err != nil {
+		return nil, err
+	}
+	s := &Stored{Event: ev, NID: nid, Room: r.row.NID, Status: storage.Outlier}
+	if err := r.passesOwnAuth(ev, auths); err != nil {
+		s.Status = r.rejected(ev, err)
+	}
+	known[ev.ID()] = s
+	r.pending[nid], r.pendingID[ev.ID()] = s, s
+	r.claim(ev.ID())
+	b.rows = append(b.rows, s.row(false))
+	numbers := make([]int64, len(auths))
+	for i, a := range auths {
+		numbers[i] = a.NID
+		b.edges = append(b.edges, []any{nid, a.NID})
+	}
+	return s, r.cite(s, numbers, auths)
+}
+
+// stand gives events of a state their slots and their rows among the members.
+func (r *room) stand(list []*Stored, b *batch) error {
+	keys := map[string][]string{}
+	for _, s := range list {
+		key, _ := s.StateKey()
+		keys[s.Type()] = append(keys[s.Type()], key)
+	}
+	for typ, of := range keys {
+		if err := r.learnSlots(typ, of); err != nil {
+			return err
+		}
+	}
+	for _, s := range list {
+		key, isState := s.StateKey()
+		if !isState {
+			continue
+		}
+		slot, isNew, err := r.takeSlot(Key{s.Type(), key})
+		if err != nil {
+			return err
+		}
+		if isNew {
+			b.slots = append(b.slots, storage.Slot{Slot: slot, Type: s.Type(), StateKey: key})
+		}
+		if s.Type() == "m.room.member" {
+			b.members = append(b.members, memberRow(r.row.NID, key, s))
+		}
+	}
 	return nil
 }
 

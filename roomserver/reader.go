@@ -259,6 +259,11 @@ func (rd *Reader) StateEvent(tx storage.Tx, room storage.Room, root state.Root, 
 	return found[0], nil
 }
 
+// Changes compares two states by numbers alone.
+func (rd *Reader) Changes(tx storage.Tx, room storage.Room, was, is state.Root) ([]state.Change, error) {
+	return rd.Array(tx, room.NID).Diff(was, is)
+}
+
 // Differences reads what changed between two states: the events of the second where they differ from
 // the first. What is gone altogether is in gone.
 func (rd *Reader) Differences(tx storage.Tx, room storage.Room, was, is state.Root) (changed []*Stored, gone []storage.Slot, err error) {

@@ -272,6 +272,7 @@ func (s *Server) verified(ctx context.Context, events []*event.Event, results *p
 // needs says what must be fetched before an event can be judged.
 type needs struct {
 	prev, auth []id.EventID
+	partial    bool // the room is: it takes an event without the state before it
 }
 
 func (n *needs) Error() string {
@@ -324,7 +325,10 @@ func (s *Server) takeWithState(ctx context.Context, e *errand, ev *event.Event) 
 		return err
 	}
 	var g *given
-	if len(n.prev) > 0 {
+	switch {
+	case len(n.prev) > 0 && n.partial:
+		g = &given{guess: errPartial}
+	case len(n.prev) > 0:
 		if e.states++; e.states > maxStates {
 			return err
 		}
@@ -382,6 +386,14 @@ type given struct {
 	chain    []*event.Event // auth events, of the state too
 	pieces   []piece        // the state before the event, when all of it has been stored
 	guess    error          // why nobody tells the state before the event: it is made of what is known
+	past     bool           // the event is of the past
+
+	// Of the answer to a join:
+	partial bool              // members are left out
+	began   bool              // and the room was entered with it
+	members []json.RawMessage // not looked at yet
+	servers []string          // in the room
+	server  string            // that gave it
 }
 
 // take judges an event and adds it to its room.
@@ -418,6 +430,7 @@ func (r *room) take(ev *event.Event, g *given) error {
 	if err != nil {
 		return err
 	}
+	n.partial = r.partial != nil
 	if len(n.prev) > 0 && (g == nil || !g.hasState && g.guess == nil) {
 		return n
 	}
@@ -434,7 +447,7 @@ func (r *room) take(ev *event.Event, g *given) error {
 		return n
 	}
 	h.missing = n.prev
-	if h.before, err = r.rootBefore(prev, auths, n, g); err != nil {
+	if h.before, err = r.rootBefore(ev, prev, auths, n, g); err != nil {
 		return fmt.Errorf("find the state before %s: %w", ev.ID(), err)
 	}
 	if h.status, err = r.judge(ev, h.before, auths); err != nil {
@@ -471,22 +484,32 @@ func (r *room) take(ev *event.Event, g *given) error {
 }
 
 // rootBefore finds the state before an event. What we know ourselves is better than what another server says.
-func (r *room) rootBefore(prev, auths []*Stored, n *needs, g *given) (state.Root, error) {
+func (r *room) rootBefore(ev *event.Event, prev, auths []*Stored, n *needs, g *given) (state.Root, error) {
+	root, err := r.knownBefore(prev, auths, n, g)
+	if err != nil || r.partial == nil {
+		return root, err
+	}
+	return r.fillIn(root, ev, auths)
+}
+
+func (r *room) knownBefore(prev, auths []*Stored, n *needs, g *given) (state.Root, error) {
 	switch {
 	case len(n.prev) == 0:
 		return r.resolve(rootsAfter(prev))
 	case g.guess != nil:
-		return r.guess(prev, auths)
+		if g.past && r.partial != nil { // not the room's present state: our users were not in it yet
+			return r.guess(prev, auths, r.partial.before)
+		}
+		return r.guess(prev, auths, state.Root(r.row.Root))
 	case g.pieces != nil:
 		return r.rootOfPieces(g.pieces)
 	}
 	return r.rootOf(g.state)
 }
 
-// guess makes a state of what is known of it: that after the prev events that are here, else that of now, and in
+// guess makes a state of what is known of it: that after the prev events that are here, else another, and in
 // it the auth events, which its sender's server took from the true one.
-func (r *room) guess(prev, auths []*Stored) (state.Root, error) {
-	known := state.Root(r.row.Root)
+func (r *room) guess(prev, auths []*Stored, known state.Root) (state.Root, error) {
 	if len(prev) > 0 {
 		var err error
 		if known, err = r.resolve(rootsAfter(prev)); err != nil {
@@ -567,7 +590,7 @@ func (r *room) authOf(ev *event.Event, n *needs) ([]*Stored, error) {
 // spec: s2s#checks-performed-on-receipt-of-a-pdu 4, 5, 6
 func (r *room) judge(ev *event.Event, before state.Root, auths []*Stored) (storage.EventStatus, error) {
 	status, err := r.judgePast(ev, before, auths)
-	if err != nil || status == storage.Rejected {
+	if err != nil || status == storage.Rejected || r.partial != nil { // a partial state refuses nobody softly, spec: msc3902
 		return status, err
 	}
 	if err := r.allowedBy(ev, state.Root(r.row.Root)); err != nil {

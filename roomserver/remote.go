@@ -116,7 +116,11 @@ func (s *Server) joinThrough(ctx context.Context, server string, made *peer.Temp
 	if err != nil {
 		return err
 	}
-	answer, err := s.Peer.SendJoin(ctx, server, j.Room, ev.ID(), ev.JSON(), false)
+	omit, err := s.wantsPart(ctx, j.Room)
+	if err != nil {
+		return err
+	}
+	answer, err := s.Peer.SendJoin(ctx, server, j.Room, ev.ID(), ev.JSON(), omit)
 	if err != nil {
 		return err
 	}
@@ -126,21 +130,90 @@ func (s *Server) joinThrough(ctx context.Context, server string, made *peer.Temp
 			ev = signed
 		}
 	}
-	events := s.parsed(ctx, version, j.Room, append(slices.Clone(answer.AuthChain), answer.State...))
-	byID := make(map[id.EventID]*event.Event, len(events))
-	for _, e := range events {
+	g := s.readJoin(ctx, version, ev, answer, omit)
+	g.server = server
+	if errs := s.verify(ctx, []*event.Event{ev}); errs[0] != nil {
+		return chancery.Forbidden("the join is not signed by whom it must be").Because(errs[0])
+	}
+	err = s.enter(ctx, version, ev, g, j.User)
+	if n := (*needs)(nil); errors.As(err, &n) {
+		// We were in already, and another event than ours came first.
+		return s.receiveOne(ctx, server, j.Room, ev)
+	}
+	if err == nil && g.began {
+		s.partials.begin(j.Room, g.later())
+	}
+	return err
+}
+
+// wantsPart says that a join wants only the part of the state without which we cannot begin: unless we have all of it.
+func (s *Server) wantsPart(ctx context.Context, roomID id.RoomID) (bool, error) {
+	part := true
+	err := s.in(ctx, roomID, func(r *room) error {
+		part = r.servers[s.ServerName] == 0 || r.partial != nil
+		return nil
+	})
+	if chancery.IsCode(err, chancery.CodeNotFound) {
+		err = nil
+	}
+	return part, err
+}
+
+// An answer with more members than this is looked at later, even if its server could not leave them out.
+const manyMembers = 500
+
+// maxServersIn bounds the servers that a room is said to have.
+const maxServersIn = 20_000
+
+// readJoin reads the answer to a join.
+func (s *Server) readJoin(ctx context.Context, version *event.Version, join *event.Event, answer *peer.Joined, omit bool) *given {
+	g := &given{hasState: true, partial: omit && answer.MembersOmitted}
+	essential := answer.State
+	if omit && !g.partial && len(answer.State) > manyMembers {
+		g.partial = true
+		essential = nil
+		for _, raw := range answer.State {
+			if gjson.GetBytes(raw, "type").Str == "m.room.member" {
+				g.members = append(g.members, raw)
+			} else {
+				essential = append(essential, raw)
+			}
+		}
+	}
+	g.chain = s.parsed(ctx, version, join.RoomID(), append(slices.Clone(answer.AuthChain), essential...))
+	byID := make(map[id.EventID]*event.Event, len(g.chain))
+	for _, e := range g.chain {
 		byID[e.ID()] = e
 	}
-	g := &given{chain: events, hasState: true}
-	for _, raw := range answer.State {
+	for _, raw := range essential {
 		if e, err := event.Parse(version, raw); err == nil && byID[e.ID()] != nil {
 			g.state = append(g.state, byID[e.ID()])
 		}
 	}
-	if errs := s.verify(ctx, []*event.Event{ev}); errs[0] != nil {
-		return chancery.Forbidden("the join is not signed by whom it must be").Because(errs[0])
+	seen := map[string]bool{s.ServerName: true}
+	add := func(server string) {
+		if !seen[server] && event.ValidServerName(server) && len(g.servers) < maxServersIn {
+			seen[server] = true
+			g.servers = append(g.servers, server)
+		}
 	}
-	return s.enter(ctx, version, ev, g, j.User)
+	for _, server := range answer.Servers {
+		add(server)
+	}
+	for _, raw := range g.members {
+		if gjson.GetBytes(raw, "content.membership").Str == "join" {
+			add(event.Domain(gjson.GetBytes(raw, "state_key").Str))
+		}
+	}
+	return g
+}
+
+// later is what was given and is looked at behind the joiner's back; nil when it must be asked for.
+func (g *given) later() *given {
+	if len(g.members) == 0 {
+		return nil
+	}
+	return g
 }
 
 // finish makes the event that a server proposed in a make_ handshake into ours: only what we asked for is
@@ -198,9 +271,16 @@ func (s *Server) enter(ctx context.Context, version *event.Version, ev *event.Ev
 	if i < 0 || g.state[i].RoomID() != ev.RoomID() || !versionIs(g.state[i], version) {
 		return chancery.Errorf(502, chancery.CodeUnknown, "the state that came with the join has not this room's create event")
 	}
-	return s.inOrNew(ctx, ev.RoomID(), version, func(r *room) error {
+	if err := s.storeChain(ctx, version, ev, g); err != nil {
+		return err
+	}
+	return s.inOrNew(ctx, ev.RoomID(), version, func(r *room) (err error) {
+		defer r.distrust(&err)
 		if r.servers[s.ServerName] > 0 {
 			// We are in already: another of our users joined meanwhile, or this one by another way.
+			if g.partial && r.partial == nil {
+				g = &given{chain: g.chain} // a part is of no use to who has the whole
+			}
 			return r.take(ev, g)
 		}
 		create := g.state[i]
@@ -222,6 +302,20 @@ func (s *Server) enter(ctx context.Context, version *event.Version, ev *event.Ev
 		if err != nil {
 			return err
 		}
+		auths, err := r.authOf(ev, &needs{})
+		if err != nil {
+			return err
+		}
+		if r.row.Partial, r.partial = g.partial, nil; g.partial {
+			// Who invited us, or let us in, is among what was left out.
+			if root, err = r.fillIn(root, ev, auths); err != nil {
+				return err
+			}
+			if err := r.passesOwnAuth(ev, auths); err != nil {
+				return asRefusal(err)
+			}
+			r.partial = &partial{before: root}
+		}
 		if err := r.allowedBy(ev, root); err != nil {
 			return asRefusal(err)
 		}
@@ -238,9 +332,60 @@ func (s *Server) enter(ctx context.Context, version *event.Version, ev *event.Ev
 		if err != nil {
 			return err
 		}
+		a.moved = true // also a room that is whole now and was not
+		if g.partial {
+			r.enterPartly(a, g)
+		} else {
+			a.also = func(tx storage.Tx) error {
+				tx.EndPartial(a.Room)
+				return nil
+			}
+		}
 		r.submit(a)
 		return nil
 	})
+}
+
+// enterPartly notes with our join that the rest of the room is to come.
+func (r *room) enterPartly(a *addition, g *given) {
+	g.began = true
+	r.partial.join = a.NID
+	for _, server := range g.servers {
+		r.servers[server]++
+	}
+	r.set = 0
+	note := storage.PartialEvent{Event: a.NID, Seq: r.partial.seq}
+	a.partial = nil // what is noted of an earlier join goes first
+	a.also = func(tx storage.Tx) error {
+		if err := tx.BeginPartial(storage.PartialJoin{Room: a.Room, Join: a.NID, Server: g.server}, g.servers); err != nil {
+			return err
+		}
+		tx.InsertPartialEvent(a.Room, note)
+		return nil
+	}
+}
+
+// storeChain stores what a join stands on in pieces, when it is too much for the join's own transaction. Nobody sees
+// it before the join is there.
+func (s *Server) storeChain(ctx context.Context, version *event.Version, join *event.Event, g *given) error {
+	if len(g.chain) <= restPiece {
+		return nil
+	}
+	ids := make([]id.EventID, 0, len(g.chain))
+	byID := make(map[id.EventID]*event.Event, len(g.chain))
+	for _, ev := range g.chain {
+		if byID[ev.ID()] == nil {
+			byID[ev.ID()] = ev
+			ids = append(ids, ev.ID())
+		}
+	}
+	for piece := range slices.Chunk(authOrder(ids, byID), restPiece) {
+		if err := s.inOrNew(ctx, join.RoomID(), version, func(r *room) error { return r.addOutliers(piece) }); err != nil {
+			return err
+		}
+	}
+	g.chain = nil
+	return nil
 }
 
 func asRefusal(err error) error {

@@ -187,16 +187,12 @@ func (r *room) knownEvents(nids []int64) (map[int64]state.Known, error) {
 }
 
 // cite gives a state event its place in the chain cover.
-func (r *room) cite(ev *Stored, auths []int64) error {
+func (r *room) cite(ev *Stored, auths []int64, known []*Stored) error {
 	var follows int64
 	key, _ := ev.StateKey()
-	known, err := r.events(auths)
-	if err != nil {
-		return err
-	}
-	for n, a := range known {
+	for _, a := range known {
 		if a.IsState(ev.Type(), key) {
-			follows = n
+			follows = a.NID
 		}
 	}
 	if _, err := r.cover.Add(ev.NID, auths, follows); err != nil {

@@ -33,6 +33,7 @@ type room struct {
 	ctx    context.Context // of the present holder
 
 	row         storage.Room
+	partial     *partial // nil: the room is whole, or nobody makes it so
 	version     *event.Version
 	array       *state.Array
 	create      *event.Event
@@ -83,7 +84,7 @@ func newRoom(s *Server, roomID id.RoomID) *room {
 
 // reset begins with nothing known.
 func (r *room) reset(row storage.Room, version *event.Version) {
-	r.row, r.version = row, version
+	r.row, r.version, r.partial = row, version, nil
 	r.array = state.NewArray(row.NID, roomNodes{r}, r.s.Reader.nodes, func() int64 {
 		r.row.NextNode++
 		return r.row.NextNode
@@ -179,6 +180,9 @@ func (r *room) load() error {
 		for _, c := range counts {
 			r.servers[c.Server] = c.Count
 		}
+		if err := r.readPartial(tx); err != nil {
+			return err
+		}
 		if gap, err := tx.HighestGap(row.NID, r.high); err != nil {
 			return err
 		} else if gap > r.low {
@@ -210,6 +214,22 @@ func (r *room) settle() {
 			}
 		}
 	}
+}
+
+// settled waits until everything under way is stored.
+func (r *room) settled() error {
+	for r.inFlight.Load() > 0 {
+		select {
+		case <-r.ctx.Done():
+			return r.ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if failed := r.broken.Load(); failed != nil {
+		return *failed
+	}
+	r.settle()
+	return nil
 }
 
 // slot finds the slot of a piece of state; noSlot when the room has never had it.

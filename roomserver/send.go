@@ -49,6 +49,11 @@ type Sent struct {
 //
 // spec: c2s/sendMessage, c2s/setRoomStateWithKey, c2s/redactEvent
 func (s *Server) Send(ctx context.Context, n NewEvent) (Sent, error) {
+	if n.Type == "m.room.member" && n.StateKey != nil {
+		if err := s.KnowMember(ctx, n.Room, id.UserID(*n.StateKey)); err != nil {
+			return Sent{}, err
+		}
+	}
 	var sent Sent
 	err := s.inOwn(ctx, n.Room, func(r *room) error {
 		if n.Once != nil {

@@ -29,6 +29,8 @@ func (s *Server) For(ctx context.Context, origin string, roomID id.RoomID, fn fu
 		if r.servers[origin] == 0 {
 			if was, err := r.putOutBy(origin, about); err != nil {
 				return err
+			} else if !was && r.partial != nil {
+				return errPartial // it may have members whom we do not know
 			} else if !was {
 				return chancery.Forbidden("your server is not in this room")
 			}
@@ -102,6 +104,9 @@ func (s *Server) StateBefore(ctx context.Context, origin string, roomID id.RoomI
 			if ev, err = a.Event(eventID); err == nil {
 				row, err = a.committed(ev)
 			}
+			if err == nil {
+				err = a.r.knowsStateOf(ev)
+			}
 			return err
 		}, eventID)
 		if err != nil {
@@ -164,6 +169,24 @@ func (s *Server) large(ctx context.Context, origin string, answer func(leave fun
 		leave()
 	}
 	return v, err
+}
+
+// knowsStateOf refuses a question about the state at an event that was judged by a part of it.
+//
+// spec: msc3902
+func (r *room) knowsStateOf(ev *Stored) error {
+	if r.partial == nil {
+		return nil
+	}
+	var unsure bool
+	err := r.read(func(tx storage.Tx) (err error) {
+		unsure, err = tx.IsPartialEvent(r.row.NID, ev.NID)
+		return err
+	})
+	if err == nil && unsure {
+		return errPartial
+	}
+	return err
 }
 
 // committed gives the room's row for reading what an event stands on; of one that is on its way to storage

@@ -48,6 +48,7 @@ type Server struct {
 	fills     *fills
 	gaps      *reminders // rooms in whose history something is missing
 	late      *reminders // rooms with events that could not be judged yet
+	partials  *partials
 	answering *answering
 	metrics   *metrics
 	lost      *lost
@@ -64,7 +65,7 @@ type Server struct {
 // New makes the engine. Run must be running for idle rooms to leave memory.
 func New(o Options) *Server {
 	s := &Server{Options: o, rooms: map[id.RoomID]*room{}}
-	s.fills, s.answering = newFills(), newAnswering()
+	s.fills, s.partials, s.answering = newFills(), newPartials(), newAnswering()
 	s.gaps = newReminders(gapFirstPause, gapMaxPause, gapTries)
 	s.late = newReminders(lateFirstPause, lateMaxPause, lateTries)
 	s.metrics, s.lost = newMetrics(o.Metrics), newLost()
@@ -88,6 +89,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.judgeLate(ctx) })
 	g.Go(func() error { s.lookAtDoors(ctx); return nil })
 	g.Go(func() error { return s.findAllLost(ctx) })
+	g.Go(func() error { return s.makeWhole(ctx) })
 	return g.Wait()
 }
 

@@ -276,13 +276,15 @@ type MemberCount struct {
 	Count  int64
 }
 
-// ServersIn counts the joined members of each server in a room.
+// ServersIn counts the joined members of each server in a room. Where not all members are known yet, a server that
+// is said to be in the room counts for one more.
 func (tx Tx) ServersIn(room int64) ([]MemberCount, error) {
 	return sql.Collect(tx.Tx, func(r *sql.Rows) (MemberCount, error) {
 		var c MemberCount
 		err := r.Scan(&c.Server, &c.Count)
 		return c, err
-	}, `SELECT server, count(*) FROM members WHERE room = $1 AND membership = 'join' GROUP BY server`, room)
+	}, `SELECT server, count(*) FROM (SELECT server FROM members WHERE room = $1 AND membership = 'join'
+		UNION ALL SELECT server FROM partial_servers WHERE room = $1) x GROUP BY server`, room)
 }
 
 // CountMembers counts the room's members by membership.
@@ -311,16 +313,18 @@ func (tx Tx) SharingAmong(user string, among []string) ([]string, error) {
 
 // ServersSharing lists the servers that have a member in a room the user is in.
 func (tx Tx) ServersSharing(user string) ([]string, error) {
-	return sql.Collect(tx.Tx, scanText, `SELECT DISTINCT b.server FROM members a
+	return sql.Collect(tx.Tx, scanText, `SELECT b.server FROM members a
 		JOIN members b ON b.room = a.room AND b.membership = 'join'
+		WHERE a.user_id = $1 AND a.membership = 'join'
+		UNION SELECT p.server FROM members a JOIN partial_servers p ON p.room = a.room
 		WHERE a.user_id = $1 AND a.membership = 'join'`, sql.Text(user))
 }
 
 // ServerIsIn says whether a server has a joined member in the room.
 func (tx Tx) ServerIsIn(room int64, server string) (bool, error) {
 	var n int64
-	err := tx.QueryRow(`SELECT count(*) FROM (SELECT 1 FROM members
-		WHERE room = $1 AND membership = 'join' AND server = $2 LIMIT 1) x`, room, server).Scan(&n)
+	err := tx.QueryRow(`SELECT count(*) FROM (SELECT 1 FROM members WHERE room = $1 AND membership = 'join' AND server = $2
+		UNION ALL SELECT 1 FROM partial_servers WHERE room = $1 AND server = $2 LIMIT 1) x`, room, server).Scan(&n)
 	return n > 0, err
 }
 

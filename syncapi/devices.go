@@ -50,7 +50,7 @@ func (a *answer) meet(j *joined) {
 	if a.news.all {
 		return
 	}
-	a.tracked = append(a.tracked, moved{j.row, j.base.root, rootOf(j.row), j.away, false, j.news != nil && j.news.members})
+	a.tracked = append(a.tracked, moved{j.row, j.base.root, rootOf(j.row), j.away, false, j.news != nil && j.news.members, j.news != nil && j.news.whole})
 }
 
 // part notes that the user may share no room any more with those who were in a room that they left.
@@ -58,7 +58,7 @@ func (a *answer) part(j *joined) {
 	if a.news.all {
 		return
 	}
-	a.tracked = append(a.tracked, moved{j.row, j.base.root, rootOf(j.row), false, true, true})
+	a.tracked = append(a.tracked, moved{j.row, j.base.root, rootOf(j.row), false, true, true, false})
 }
 
 // moved is a room in which memberships changed.
@@ -67,6 +67,7 @@ type moved struct {
 	was, is    state.Root
 	came, went bool // the user themself
 	members    bool
+	whole      bool // most of the members were not known before
 }
 
 // writeDeviceLists tells whose devices changed, or are new to the user, and whose do not matter any more.
@@ -142,6 +143,12 @@ func (a *answer) compareMembers(m moved, met, lost map[string]bool) error {
 	if m.came {
 		m.was = 0
 	}
+	if m.whole && m.was != 0 { // who was taken for a member, and is none
+		if err := a.joinedIn(m.room, m.was, lost); err != nil {
+			return err
+		}
+		m.came = true
+	}
 	if m.came || m.went {
 		root, into := m.is, met
 		if m.went {
@@ -150,16 +157,7 @@ func (a *answer) compareMembers(m moved, met, lost map[string]bool) error {
 		if root == 0 {
 			return nil
 		}
-		members, err := a.s.Reader.StateOfType(a.tx, m.room, root, "m.room.member")
-		if err != nil {
-			return fmt.Errorf("read members: %w", err)
-		}
-		for _, ev := range members {
-			if ev.Membership() == "join" {
-				into[keyOf(ev).StateKey] = true
-			}
-		}
-		return nil
+		return a.joinedIn(m.room, root, into)
 	}
 	if m.was == m.is {
 		return nil
@@ -196,6 +194,20 @@ func (a *answer) compareMembers(m moved, met, lost map[string]bool) error {
 			met[user] = true
 		case !joined && before[user]:
 			lost[user] = true
+		}
+	}
+	return nil
+}
+
+// joinedIn collects who is joined in a state.
+func (a *answer) joinedIn(room storage.Room, root state.Root, into map[string]bool) error {
+	members, err := a.s.Reader.StateOfType(a.tx, room, root, "m.room.member")
+	if err != nil {
+		return fmt.Errorf("read members: %w", err)
+	}
+	for _, ev := range members {
+		if ev.Membership() == "join" {
+			into[keyOf(ev).StateKey] = true
 		}
 	}
 	return nil

@@ -72,6 +72,9 @@ func (a *answer) fill(j *joined) (err error) {
 		if j.away, err = a.wasAway(j.row, r, j.base); err != nil {
 			return err
 		}
+		if r != nil && r.whole && !a.lazy() {
+			j.away = true // before, the room was not shown
+		}
 		j.fresh = a.q.full || j.away
 	}
 	if j.timeline, err = a.timelineOf(j); err != nil {

@@ -28,6 +28,7 @@ type roomNews struct {
 	mine    bool            // the user's own membership may have changed
 	read    map[string]bool // whose receipts moved; nil: nobody's
 	allRead bool            // anybody's
+	whole   bool            // the last piece of a partial room has come
 	data    map[string]bool // types of account data of the room
 }
 
@@ -102,6 +103,7 @@ func (a *answer) note(n *news, f *storage.Fact) {
 		}
 		r.last, r.ord = f.Pos, max(r.ord, f.Ord)
 		r.members = r.members || f.User != "" || f.Kind == sql.FactRoomComplete
+		r.whole = r.whole || f.Kind == sql.FactRoomComplete
 		if f.User == user || f.Kind == sql.FactRoomComplete {
 			r.mine = true
 			if f.Event != 0 {
@@ -191,6 +193,7 @@ func (a *answer) sums(n *news, since int64) error {
 			}
 			r.last, r.ord = max(r.last, v.Last), max(r.ord, v.Ord)
 			r.members = r.members || v.Users > 0 || v.Kind == sql.FactRoomComplete
+			r.whole = r.whole || v.Kind == sql.FactRoomComplete
 		case sql.FactReceipt:
 			n.room(v.Room).allRead = true
 		}

@@ -28,6 +28,10 @@ func (a *answer) writeRooms(body *writer) error {
 		r := a.news.rooms[room]
 		switch m.Membership {
 		case "join":
+			// spec: msc3902
+			if row.Partial && !a.lazy() {
+				continue // it is shown when it is whole
+			}
 			a.joined = append(a.joined, &joined{row: row, news: r})
 		case "invite", "knock":
 			if a.news.all || r != nil && r.mine {

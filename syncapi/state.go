@@ -96,12 +96,50 @@ func (a *answer) changes(j *joined, was, is state.Root, but map[int64]bool, list
 	if was == is {
 		return nil
 	}
+	if a.lazy() && j.news != nil && j.news.whole {
+		return a.changesKnown(j, was, is, but, list)
+	}
 	changed, _, err := a.s.Reader.Differences(a.tx, j.row, was, is)
 	if err != nil {
 		return fmt.Errorf("compare states: %w", err)
 	}
 	for _, ev := range changed {
 		if !but[ev.NID] {
+			list.add(ev)
+		}
+	}
+	return nil
+}
+
+// changesKnown is changes for who loads members lazily, when a partial room has become whole: members of whom nothing
+// was known before come when they are needed, as in any room.
+//
+// spec: msc3902
+func (a *answer) changesKnown(j *joined, was, is state.Root, but map[int64]bool, list *stateList) error {
+	changes, err := a.s.Reader.Changes(a.tx, j.row, was, is)
+	if err != nil {
+		return fmt.Errorf("compare states: %w", err)
+	}
+	others, err := a.tx.SlotsExcept(j.row.NID, "m.room.member")
+	if err != nil {
+		return fmt.Errorf("read what a room is made of: %w", err)
+	}
+	isOther := make(map[int64]bool, len(others))
+	for _, s := range others {
+		isOther[s.Slot] = true
+	}
+	var nids []int64
+	for _, c := range changes {
+		if c.Is != 0 && !but[c.Is] && (c.Was != 0 || isOther[c.Slot]) {
+			nids = append(nids, c.Is)
+		}
+	}
+	events, err := a.s.Reader.ByNumber(a.tx, j.row, nids)
+	if err != nil {
+		return fmt.Errorf("read changed state: %w", err)
+	}
+	for _, n := range nids {
+		if ev := events[n]; ev != nil {
 			list.add(ev)
 		}
 	}

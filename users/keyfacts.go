@@ -47,6 +47,13 @@ func (s *Server) FollowRooms(ctx context.Context, log *eventlog.Log) error {
 			if f.Kind == sql.FactReplaced && s.Rooms != nil {
 				replaced = append(replaced, f.Room)
 			}
+			if f.Kind == sql.FactRoomComplete {
+				ours, err := s.ourMembers(ctx, f.Room)
+				if err != nil {
+					return err
+				}
+				members = append(members, ours...)
+			}
 			// Where branches of a room meet, a membership may move without an event of its own.
 			if (f.Kind == sql.FactEvent || f.Kind == sql.FactState) && f.User != "" {
 				members = append(members, f)

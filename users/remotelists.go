@@ -236,6 +236,10 @@ func (s *Server) DeviceListChanges(tx storage.Tx, user id.UserID, after, upTo in
 	}
 	own := map[int64]bool{}
 	for _, f := range facts {
+		if f.Kind == sql.FactRoomComplete {
+			own[f.Room] = true // nearly everybody there was unknown before
+			continue
+		}
 		if !movesMember(f) {
 			continue
 		}

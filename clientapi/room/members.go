@@ -37,6 +37,9 @@ func (a *API) GetMembers(ctx context.Context, in *GetMembersIn) (*GetMembersOut,
 	if !slices.Contains(memberships, in.Membership) || !slices.Contains(memberships, in.NotMembership) {
 		return nil, chancery.InvalidParam("there is no such membership")
 	}
+	if err := a.awaitWhole(ctx, in.RoomID, in.Caller.User); err != nil {
+		return nil, err
+	}
 	out := &GetMembersOut{}
 	return out, a.DB.Read(ctx, func(tx storage.Tx) error {
 		v, err := a.view(tx, in.RoomID, in.Caller.User)
@@ -55,6 +58,26 @@ func (a *API) GetMembers(ctx context.Context, in *GetMembersIn) (*GetMembersOut,
 		out.Chunk, err = a.format(tx, v, in.Caller, members, clientevent.Form{RoomID: true, Brief: true})
 		return err
 	})
+}
+
+// awaitWhole waits until we know all members of a room: who is in it, and came lately, may be ahead of that.
+//
+// spec: msc3902
+func (a *API) awaitWhole(ctx context.Context, roomID id.RoomID, user id.UserID) error {
+	waits := false
+	err := a.DB.Read(ctx, func(tx storage.Tx) error {
+		room, ok, err := tx.Room(string(roomID))
+		if err != nil || !ok || !room.Partial {
+			return err
+		}
+		m, ok, err := tx.Member(room.NID, string(user))
+		waits = ok && m.Membership == "join"
+		return err
+	})
+	if err != nil || !waits {
+		return err
+	}
+	return a.Rooms.AwaitWhole(ctx, roomID)
 }
 
 // wants: both conditions together are an "or".
@@ -132,6 +155,9 @@ type joinedMember struct {
 //
 // spec: c2s/getJoinedMembersByRoom
 func (a *API) GetJoinedMembers(ctx context.Context, in *GetJoinedMembersIn) (*GetJoinedMembersOut, error) {
+	if err := a.awaitWhole(ctx, in.RoomID, in.Caller.User); err != nil {
+		return nil, err
+	}
 	out := &GetJoinedMembersOut{Joined: map[id.UserID]joinedMember{}}
 	return out, a.DB.Read(ctx, func(tx storage.Tx) error {
 		v, err := a.view(tx, in.RoomID, in.Caller.User)

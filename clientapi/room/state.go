@@ -154,6 +154,11 @@ func (a *API) GetStateEvent(ctx context.Context, in *GetStateEventIn) (*json.Raw
 	if in.Format != "content" && in.Format != "event" {
 		return nil, chancery.InvalidParam("format is content or event")
 	}
+	if in.Type == "m.room.member" {
+		if err := a.Rooms.KnowMember(ctx, in.RoomID, id.UserID(in.StateKey)); err != nil {
+			return nil, err
+		}
+	}
 	var out json.RawMessage
 	err := a.DB.Read(ctx, func(tx storage.Tx) error {
 		v, err := a.view(tx, in.RoomID, in.Caller.User)
@@ -189,6 +194,9 @@ type GetStateIn struct {
 //
 // spec: c2s/getRoomState
 func (a *API) GetState(ctx context.Context, in *GetStateIn) (*[]json.RawMessage, error) {
+	if err := a.awaitWhole(ctx, in.RoomID, in.Caller.User); err != nil {
+		return nil, err
+	}
 	var out []json.RawMessage
 	err := a.DB.Read(ctx, func(tx storage.Tx) error {
 		v, err := a.view(tx, in.RoomID, in.Caller.User)

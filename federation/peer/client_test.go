@@ -362,7 +362,7 @@ func TestStreamedAnswersMustBeOfEvents(t *testing.T) {
 	for _, text := range []string{``, `[]`, `{"state":[1]}`, `{"state":[[]]}`, `{"state":{}}`, `{"state":[{}]`, `{"state":[null]}`, `{"state":[{}],"n":"x"}`} {
 		var list []json.RawMessage
 		var n int
-		if err := decodeObject(strings.NewReader(text), map[string]*[]json.RawMessage{"state": &list}, map[string]any{"n": &n}); err == nil {
+		if err := decodeObject(strings.NewReader(text), lists{"state": into(&list)}, map[string]any{"n": &n}); err == nil {
 			t.Errorf("%s was taken", text)
 		}
 	}

@@ -103,18 +103,21 @@ func (c *Client) SendJoin(ctx context.Context, destination string, room id.RoomI
 	}
 	out := &Joined{}
 	return out, c.stream(ctx, destination, "PUT", path, signed,
-		map[string]*[]json.RawMessage{"state": &out.State, "auth_chain": &out.AuthChain},
+		lists{"state": into(&out.State), "auth_chain": into(&out.AuthChain)},
 		map[string]any{"event": &out.Event, "members_omitted": &out.MembersOmitted, "servers_in_room": &out.Servers})
 }
 
+// lists say by name what to do with each element of a list.
+type lists = map[string]func(json.RawMessage) error
+
 // stream makes a request whose answer may be a whole room.
-func (c *Client) stream(ctx context.Context, destination, method, path string, body any, lists map[string]*[]json.RawMessage, others map[string]any) error {
+func (c *Client) stream(ctx context.Context, destination, method, path string, body any, each lists, others map[string]any) error {
 	answer, err := c.Stream(ctx, destination, method, path, body, Opts{Timeout: joinTimeout, MaxBytes: stateBytes})
 	if err != nil {
 		return err
 	}
 	defer answer.Body.Close()
-	if err := decodeObject(answer.Body, lists, others); err != nil {
+	if err := decodeObject(answer.Body, each, others); err != nil {
 		return unreachable(destination, fmt.Errorf("decode the answer: %w", err))
 	}
 	return nil
@@ -199,7 +202,16 @@ func (c *Client) GetState(ctx context.Context, destination string, room id.RoomI
 	out := &State{}
 	path := withQuery(at(v1, "state", string(room)), url.Values{"event_id": {string(event)}})
 	return out, c.stream(ctx, destination, "GET", path, nil,
-		map[string]*[]json.RawMessage{"pdus": &out.PDUs, "auth_chain": &out.AuthChain}, nil)
+		lists{"pdus": into(&out.PDUs), "auth_chain": into(&out.AuthChain)}, nil)
+}
+
+// StreamState is GetState for a state that may be too large to hold: each event is given as it arrives, of the state
+// and of its auth chain in whatever order. An error of each ends the request.
+//
+// spec: s2s/getRoomState
+func (c *Client) StreamState(ctx context.Context, destination string, room id.RoomID, event id.EventID, each func(json.RawMessage) error) error {
+	path := withQuery(at(v1, "state", string(room)), url.Values{"event_id": {string(event)}})
+	return c.stream(ctx, destination, "GET", path, nil, lists{"pdus": each, "auth_chain": each}, nil)
 }
 
 // StateIDs names the state before an event, and its auth chain.
@@ -241,7 +253,7 @@ func (c *Client) GetEvent(ctx context.Context, destination string, event id.Even
 func (c *Client) GetEventAuth(ctx context.Context, destination string, room id.RoomID, event id.EventID) ([]json.RawMessage, error) {
 	var chain []json.RawMessage
 	err := c.stream(ctx, destination, "GET", at(v1, "event_auth", string(room), string(event)), nil,
-		map[string]*[]json.RawMessage{"auth_chain": &chain}, nil)
+		lists{"auth_chain": into(&chain)}, nil)
 	return chain, err
 }
 

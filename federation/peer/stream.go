@@ -11,10 +11,10 @@ import (
 // maxElements bounds the lists of one answer: each element costs memory of ours beyond its bytes.
 const maxElements = 1_000_000
 
-// decodeObject reads one JSON object as it arrives. Members named in lists are read element by
-// element, those in others whole, and the rest is skipped: an answer of 50 MB of events is held
-// once and not twice.
-func decodeObject(r io.Reader, lists map[string]*[]json.RawMessage, others map[string]any) error {
+// decodeObject reads one JSON object as it arrives. Members named in lists are given element by element, those in
+// others are read whole, and the rest is skipped: an answer of 50 MB of events is held once and not twice, or not at
+// all.
+func decodeObject(r io.Reader, lists map[string]func(json.RawMessage) error, others map[string]any) error {
 	in := json.NewDecoder(r)
 	if err := delim(in, '{'); err != nil {
 		return err
@@ -26,8 +26,8 @@ func decodeObject(r io.Reader, lists map[string]*[]json.RawMessage, others map[s
 			return err
 		}
 		name, _ := token.(string)
-		if list, ok := lists[name]; ok {
-			if err := decodeList(in, list, &left); err != nil {
+		if each, ok := lists[name]; ok {
+			if err := decodeList(in, each, &left); err != nil {
 				return fmt.Errorf("decode %s: %w", name, err)
 			}
 			continue
@@ -43,11 +43,18 @@ func decodeObject(r io.Reader, lists map[string]*[]json.RawMessage, others map[s
 	return delim(in, '}')
 }
 
-func decodeList(in *json.Decoder, list *[]json.RawMessage, left *int) error {
+// into collects the elements of a list.
+func into(list *[]json.RawMessage) func(json.RawMessage) error {
+	return func(element json.RawMessage) error {
+		*list = append(*list, element)
+		return nil
+	}
+}
+
+func decodeList(in *json.Decoder, each func(json.RawMessage) error, left *int) error {
 	if err := delim(in, '['); err != nil {
 		return err
 	}
-	*list = (*list)[:0]
 	for in.More() {
 		var element json.RawMessage
 		if err := in.Decode(&element); err != nil {
@@ -59,7 +66,9 @@ func decodeList(in *json.Decoder, list *[]json.RawMessage, left *int) error {
 		if *left--; *left < 0 {
 			return ErrAnswerTooLarge
 		}
-		*list = append(*list, element)
+		if err := each(element); err != nil {
+			return err
+		}
 	}
 	return delim(in, ']')
 }

@@ -283,6 +283,13 @@ func (r *Room) State() map[id.EventID]bool {
 	return out
 }
 
+// Event finds an event of the room.
+func (r *Room) Event(eventID id.EventID) *event.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.find(eventID)
+}
+
 // Await waits until an event was sent to one of the servers.
 func (r *Room) Await(t testing.TB, eventID id.EventID) {
 	t.Helper()

@@ -143,7 +143,7 @@ func (r *Room) before(index int) []*event.Event {
 func (r *Room) chain(of []*event.Event) []*event.Event {
 	in := map[id.EventID]bool{}
 	var walk, out []*event.Event
-	walk = of
+	walk = slices.Clone(of)
 	for len(walk) > 0 {
 		e := walk[len(walk)-1]
 		walk = walk[:len(walk)-1]

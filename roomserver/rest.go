@@ -1,0 +1,440 @@
+package roomserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"chancery"
+	"chancery/roomserver/event"
+	"chancery/storage"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"maunium.net/go/mautrix/id"
+)
+
+// rest is what is missing of a room's state, while it is fetched from one server.
+type rest struct {
+	s       *Server
+	server  string
+	room    storage.Room
+	version *event.Version
+	join    *Stored
+
+	ids    []id.EventID                  // the state, by that server's word
+	on     id.EventID                    // the event that the state is the one before, when it is not the join
+	stands map[id.EventID]bool           // the same as a set
+	wanted map[id.EventID]bool           // these, and their auth chain; nil: whatever comes
+	have   map[id.EventID]bool           // stored, about to be, or refused for good
+	waits  map[id.EventID][]*event.Event // by an auth event that is not here yet
+	held   int                           // bytes of those that wait
+	ready  []*event.Event
+}
+
+const (
+	restPiece   = 250       // events stored in one transaction
+	restHeld    = 128 << 20 // bytes that may wait for their auth events; what is more comes again
+	restPasses  = 3
+	restServers = 5
+	idsPiece    = 2000
+	// After so many tries a state is taken without what no server gives, if it is at most one part in so many.
+	restPatience = 3
+	restLack     = 20
+)
+
+// fetchRest makes a room whole. It is done also when nobody of ours is in the room any more.
+func (s *Server) fetchRest(ctx context.Context, roomID id.RoomID, g *given, try int) (done bool, err error) {
+	var at rest
+	var servers []string
+	err = s.in(ctx, roomID, func(r *room) error {
+		if r.partial == nil {
+			done = true
+			return nil
+		}
+		if r.servers[s.ServerName] == 0 {
+			done = true
+			r.abandon()
+			return nil
+		}
+		events, err := r.events([]int64{r.partial.join})
+		if err != nil {
+			return err
+		}
+		at = rest{s: s, room: r.row, version: r.version, join: events[r.partial.join]}
+		return r.read(func(tx storage.Tx) error {
+			join, _, err := tx.PartialJoin(r.row.NID)
+			servers = append(servers, join.Server)
+			return err
+		})
+	})
+	if chancery.IsCode(err, chancery.CodeNotFound) {
+		return true, nil // purged
+	}
+	if err != nil || done {
+		return done, err
+	}
+	if at.join == nil {
+		return false, fmt.Errorf("the join of %s is not here", roomID)
+	}
+	others, err := s.otherServers(ctx, roomID)
+	if err != nil {
+		return false, err
+	}
+	for _, server := range others {
+		if server != servers[0] {
+			servers = append(servers, server)
+		}
+	}
+	var last error
+	for _, server := range servers[:min(len(servers), restServers)] {
+		from := at
+		from.server = server
+		if last = from.fetch(ctx, g, try); last == nil {
+			return true, s.complete(ctx, &from)
+		}
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		s.Log.Info("a server could not give the rest of a room", zap.String("server", server), zap.String("room", string(roomID)), zap.Error(last))
+		g = nil
+	}
+	return false, last
+}
+
+// abandon leaves a room as it is: nobody of ours is in it to see the rest.
+func (r *room) abandon() {
+	r.row.Partial, r.partial = false, nil
+	row := r.row
+	r.commit(&additions{}, func(tx storage.Tx) error {
+		tx.UpdateRoom(row)
+		tx.EndPartial(row.NID)
+		return nil
+	})
+	r.loaded = false
+}
+
+// fetch has everything that a server says of the state stored here, but what it is the state of.
+func (f *rest) fetch(ctx context.Context, g *given, try int) error {
+	f.stands, f.have = map[id.EventID]bool{}, map[id.EventID]bool{}
+	f.waits = map[id.EventID][]*event.Event{}
+	if g != nil {
+		return f.takeGiven(ctx, g)
+	}
+	if err := f.askIDs(ctx); err != nil {
+		return err
+	}
+	if err := f.lookUp(ctx); err != nil {
+		return err
+	}
+	missing := f.missing()
+	for pass := 0; len(missing) > 0 && pass < restPasses; pass++ {
+		if err := f.ask(ctx, missing); err != nil {
+			return err
+		}
+		before := len(missing)
+		if missing = f.missing(); len(missing) == before {
+			break
+		}
+	}
+	switch {
+	case len(missing) == 0:
+	case try < restPatience || restLack*len(missing) > len(f.wanted):
+		return fmt.Errorf("%s does not give %d of %d events that it names, or not what they stand on", f.server, len(missing), len(f.wanted))
+	default:
+		f.s.Log.Warn("some of a room's state is given by nobody", zap.String("room", f.room.ID), zap.Int("events", len(missing)))
+	}
+	return nil
+}
+
+// askIDs asks for the names of the state before our join; a server that does not know it is asked for that before the
+// event that the join builds on.
+//
+// spec: s2s/getRoomStateIds
+func (f *rest) askIDs(ctx context.Context) error {
+	short, cancel := context.WithTimeout(ctx, stateTime)
+	defer cancel()
+	roomID := id.RoomID(f.room.ID)
+	got, err := f.s.Peer.GetStateIDs(short, f.server, roomID, f.join.ID())
+	if isRefusal(err) && len(f.join.PrevEvents()) == 1 {
+		f.on = f.join.PrevEvents()[0]
+		got, err = f.s.Peer.GetStateIDs(short, f.server, roomID, f.on)
+	}
+	if err != nil {
+		return fmt.Errorf("ask %s for the state: %w", f.server, err)
+	}
+	f.wanted = map[id.EventID]bool{}
+	for _, v := range got.PDUs {
+		if !f.stands[v] {
+			f.stands[v] = true
+			f.ids = append(f.ids, v)
+		}
+	}
+	for _, v := range append(got.PDUs, got.AuthChain...) {
+		f.wanted[v] = true
+	}
+	if f.on != "" {
+		f.wanted[f.on] = true
+	}
+	return nil
+}
+
+// lookUp finds what is here already: from the join, or from before a restart.
+func (f *rest) lookUp(ctx context.Context) error {
+	all := make([]string, 0, len(f.wanted))
+	for v := range f.wanted {
+		all = append(all, string(v))
+	}
+	slices.Sort(all)
+	for piece := range slices.Chunk(all, idsPiece) {
+		if err := f.s.DB.Read(ctx, func(tx storage.Tx) error {
+			found, err := tx.EventNumbers(piece)
+			for v := range found {
+				f.have[id.EventID(v)] = true
+			}
+			return err
+		}); err != nil {
+			return fmt.Errorf("look up a state: %w", err)
+		}
+	}
+	return nil
+}
+
+func (f *rest) missing() (ids []id.EventID) {
+	for v := range f.wanted {
+		if !f.have[v] {
+			ids = append(ids, v)
+		}
+	}
+	return ids
+}
+
+// ask asks for events: one by one when they are few, else for the whole state.
+func (f *rest) ask(ctx context.Context, missing []id.EventID) error {
+	if len(missing) <= stateByIDsLimit {
+		short, cancel := context.WithTimeout(ctx, stateTime)
+		defer cancel()
+		for _, ev := range f.s.fetchEvents(short, f.server, f.version, id.RoomID(f.room.ID), missing) {
+			f.note(ev)
+		}
+		return f.flush(ctx, 1)
+	}
+	event := f.join.ID()
+	if f.on != "" {
+		event = f.on
+	}
+	return f.stream(ctx, func(ctx context.Context, each func(json.RawMessage) error) error {
+		return f.s.Peer.StreamState(ctx, f.server, id.RoomID(f.room.ID), event, each)
+	})
+}
+
+// takeGiven stores the members that came with the answer to our join, from a server that does not leave them out.
+func (f *rest) takeGiven(ctx context.Context, g *given) error {
+	for _, ev := range g.state {
+		f.ids = append(f.ids, ev.ID())
+	}
+	for _, ev := range append(slices.Clone(g.chain), g.state...) {
+		f.have[ev.ID()] = true
+	}
+	err := f.stream(ctx, func(_ context.Context, each func(json.RawMessage) error) error {
+		for i, raw := range g.members {
+			if err := each(raw); err != nil {
+				return err
+			}
+			g.members[i] = nil // memory is free as soon as it is stored
+		}
+		return nil
+	})
+	for v := range f.stands {
+		f.ids = append(f.ids, v)
+	}
+	return err
+}
+
+// stream stores events as they arrive: the next are read and checked while those before are stored.
+func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.RawMessage) error) error) error {
+	raws, checked := make(chan []json.RawMessage, 1), make(chan []*event.Event, 1)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(raws)
+		var piece []json.RawMessage
+		send := func() error {
+			select {
+			case raws <- piece:
+				piece = nil
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		err := ask(ctx, func(raw json.RawMessage) error {
+			if piece = append(piece, raw); len(piece) < restPiece {
+				return nil
+			}
+			return send()
+		})
+		if err == nil && len(piece) > 0 {
+			err = send()
+		}
+		return err
+	})
+	g.Go(func() error {
+		defer close(checked)
+		for piece := range raws {
+			select {
+			case checked <- f.check(ctx, piece):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	g.Go(func() error {
+		for events := range checked {
+			for _, ev := range events {
+				f.note(ev)
+			}
+			if err := f.flush(ctx, restPiece); err != nil {
+				return err
+			}
+		}
+		return f.flush(ctx, 1)
+	})
+	return g.Wait()
+}
+
+// check keeps the events that are wanted and validly signed.
+func (f *rest) check(ctx context.Context, raws []json.RawMessage) []*event.Event {
+	events := ofRoom(f.version, id.RoomID(f.room.ID), raws, len(raws))
+	if f.wanted != nil {
+		events = slices.DeleteFunc(events, func(ev *event.Event) bool { return !f.wanted[ev.ID()] })
+	}
+	return f.s.verified(ctx, events, nil)
+}
+
+// note takes up an event. It is ready when all that it cites is here.
+func (f *rest) note(ev *event.Event) {
+	todo := []*event.Event{ev}
+	for len(todo) > 0 {
+		ev, todo = todo[len(todo)-1], todo[:len(todo)-1]
+		if f.have[ev.ID()] {
+			continue
+		}
+		if f.wanted == nil {
+			f.stands[ev.ID()] = true
+		}
+		if i := slices.IndexFunc(ev.AuthEvents(), func(a id.EventID) bool { return !f.have[a] }); i >= 0 {
+			if at := ev.AuthEvents()[i]; f.held+ev.Size() <= restHeld {
+				f.held += ev.Size()
+				f.waits[at] = append(f.waits[at], ev)
+			}
+			continue
+		}
+		f.have[ev.ID()] = true
+		f.ready = append(f.ready, ev)
+		waited := f.waits[ev.ID()]
+		delete(f.waits, ev.ID())
+		for _, w := range waited {
+			f.held -= w.Size()
+		}
+		todo = append(todo, waited...)
+	}
+}
+
+// errOvertaken: the room was left, joined anew or completed while we worked on it.
+var errOvertaken = errors.New("the room is not partial any more, or by another join")
+
+// flush stores what is ready, in pieces, as long as there is so much. Nobody sees it: outliers have no place, and
+// members are looked at in whole rooms.
+func (f *rest) flush(ctx context.Context, atLeast int) error {
+	for len(f.ready) >= atLeast && len(f.ready) > 0 {
+		piece := f.ready[:min(len(f.ready), restPiece)]
+		err := f.s.inAs(ctx, caller{theirs, f.server}, id.RoomID(f.room.ID), func(r *room) error {
+			if r.partial == nil || r.partial.join != f.join.NID {
+				return errOvertaken
+			}
+			return r.addState(piece, func(ev *event.Event) bool { return f.stands[ev.ID()] })
+		})
+		if err != nil {
+			return fmt.Errorf("store a piece of a state: %w", err)
+		}
+		f.ready = slices.Clone(f.ready[len(piece):])
+	}
+	return nil
+}
+
+// stateAround asks for the state before an event whose prev events are missing: only what differs from the state that
+// was fetched is kept. Most of it is here.
+func (f *rest) stateAround(ctx context.Context, ev *Stored, base map[int64]int64, slots map[Key]int64) (map[int64]int64, error) {
+	short, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
+	server := f.server
+	if of := ev.Sender().Homeserver(); of != f.s.ServerName {
+		server = of
+	}
+	got, err := f.s.Peer.GetStateIDs(short, server, id.RoomID(f.room.ID), ev.ID())
+	if err != nil && server != f.server {
+		server = f.server
+		got, err = f.s.Peer.GetStateIDs(short, server, id.RoomID(f.room.ID), ev.ID())
+	}
+	if err != nil {
+		return nil, err
+	}
+	other := &rest{s: f.s, server: server, room: f.room, version: f.version, join: f.join, ids: got.PDUs,
+		stands: map[id.EventID]bool{}, wanted: map[id.EventID]bool{}, have: map[id.EventID]bool{}, waits: map[id.EventID][]*event.Event{}}
+	for _, v := range append(slices.Clone(got.PDUs), got.AuthChain...) {
+		other.wanted[v] = true
+	}
+	if err := other.lookUp(short); err != nil {
+		return nil, err
+	}
+	if missing := other.missing(); len(missing) > stateByIDsLimit {
+		return nil, fmt.Errorf("%d events of the state before %s are not here", len(missing), ev.ID())
+	} else if len(missing) > 0 {
+		if err := other.ask(short, missing); err != nil {
+			return nil, err
+		}
+	}
+	rows, err := other.rows(ctx)
+	if err != nil {
+		return nil, err
+	}
+	differs := map[int64]int64{}
+	seen := map[int64]bool{}
+	for _, row := range rows {
+		slot, ok := slots[Key{row.Type, row.StateKey}]
+		if !ok {
+			continue // of no use to anybody but this event
+		}
+		seen[slot] = true
+		if base[slot] != row.NID {
+			differs[slot] = row.NID
+		}
+	}
+	for slot := range base {
+		if !seen[slot] {
+			differs[slot] = 0
+		}
+	}
+	return differs, nil
+}
+
+// rows reads what the state is made of; what was rejected is no part of it.
+func (f *rest) rows(ctx context.Context) (rows []storage.StateRow, err error) {
+	for piece := range slices.Chunk(f.ids, idsPiece) {
+		texts := make([]string, len(piece))
+		for i, v := range piece {
+			texts[i] = string(v)
+		}
+		if err := f.s.DB.Read(ctx, func(tx storage.Tx) error {
+			found, err := tx.StateRows(f.room.NID, texts)
+			rows = append(rows, found...)
+			return err
+		}); err != nil {
+			return nil, fmt.Errorf("read a state: %w", err)
+		}
+	}
+	return slices.DeleteFunc(rows, func(row storage.StateRow) bool { return row.Status == storage.Rejected }), nil
+}
