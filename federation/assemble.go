@@ -26,8 +26,9 @@ type transaction struct {
 	pdus    []json.RawMessage
 	kept    []storage.EDU
 	loose   []peer.EDU
-	refused int // how often
-	crashed int // how often the server failed on it
+	lists   bool // updates of device lists for the server are lost: when it answers it is told of all
+	refused int  // how often
+	crashed int  // how often the server failed on it
 }
 
 func (t *transaction) pieces() int { return len(t.pdus) + len(t.kept) }
@@ -132,6 +133,9 @@ func (o *Outbox) fill(ctx context.Context, d *destination, t *transaction, readK
 			return err
 		}
 		more = len(t.kept) == limit
+		if len(t.kept) > 0 && t.kept[0].Type == storage.EDUListsLost {
+			t.lists, t.kept = o.Users != nil, t.kept[1:]
+		}
 	}
 	size, n := 0, 0
 	for ; n < len(texts); n++ {

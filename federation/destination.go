@@ -138,7 +138,7 @@ func (o *Outbox) waitOut(ctx context.Context, d *destination) (failing bool) {
 
 // deliver sends a transaction until the destination has it.
 func (o *Outbox) deliver(ctx context.Context, d *destination, t *transaction) {
-	if len(t.pdus) == 0 && len(t.kept) == 0 && len(t.loose) == 0 {
+	if t.pieces() == 0 && len(t.loose) == 0 && !t.lists {
 		o.acknowledged(ctx, d, t) // its events were purged
 		return
 	}
@@ -239,7 +239,7 @@ func (o *Outbox) failed(d *destination, t *transaction, err error, took time.Dur
 	if len(d.queue) > maxPatient {
 		d.forget()
 	}
-	if t.pieces() == 0 {
+	if t.pieces() == 0 && !t.lists {
 		d.flying, d.sent = 0, sent{}
 		return goOn
 	}
@@ -282,12 +282,21 @@ func (o *Outbox) acknowledged(ctx context.Context, d *destination, t *transactio
 // drop deletes the EDUs that need not be sent again. When that fails they go out twice, and the receiver
 // knows them by their IDs.
 func (o *Outbox) drop(ctx context.Context, d *destination, t *transaction) {
-	if len(t.kept) == 0 {
+	if len(t.kept) == 0 && !t.lists {
 		return
 	}
-	ids := make([]int64, len(t.kept))
-	for i, e := range t.kept {
-		ids[i] = e.ID
+	ids := make([]int64, 0, len(t.kept)+1)
+	for _, e := range t.kept {
+		ids = append(ids, e.ID)
+	}
+	if t.lists {
+		if err := o.Users.AnnounceTo(ctx, d.name); err != nil {
+			if ctx.Err() == nil {
+				o.Log.Warn("device lists could not be announced to a server that missed some", zap.String("server", d.name), zap.Error(err))
+			}
+		} else {
+			ids = append(ids, 0) // the mark
+		}
 	}
 	err := o.DB.Write(ctx, nil, func(tx storage.Tx) error {
 		tx.DeleteEDUs(d.name, ids)

@@ -80,6 +80,70 @@ func TestDevicesOfTwoServersSpeakToEachOther(t *testing.T) {
 	})
 }
 
+// Updates of device lists that nobody fetched for a month are gone: that there were any is not, and a server that
+// comes back after that learns of our users' devices.
+//
+// spec: s2s#device-management
+func TestDeviceListsThatWereMissedForTooLongAreToldAnew(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.account("alice", "A"), b.account("bob", "B")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		devices := func() int {
+			got, err := b.users.QueryKeys(t.Context(), bob, users.KeyQuery{alice: nil}, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(got.Devices[alice])
+		}
+		fresh := func() (fresh bool) {
+			if err := b.db.Read(context.Background(), func(tx storage.Tx) error {
+				lists, err := tx.RemoteDeviceLists([]string{string(alice)})
+				fresh = len(lists) == 1 && !lists[0].Stale
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return fresh
+		}
+		devices() // somebody asked: from now on her list is kept
+		eventually(t, "her list is kept", fresh)
+		b.deaf.Store(true)
+		if err := a.users.RenameDevice(t.Context(), alice, "A", "old phone"); err != nil {
+			t.Fatal(err)
+		}
+		a.queue(b, "lost", 1)
+		a.halt()
+		db, err := storage.Open(context.Background(), a.open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Write(context.Background(), nil, func(tx storage.Tx) error {
+			n, err := tx.TrimEDUs(time.Now().Add(time.Hour), 500)
+			if n < 2 {
+				t.Errorf("%d EDUs are trimmed", n)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		db.Close()
+		a.again()
+		b.deaf.Store(false)
+		eventually(t, "nothing waits", func() bool { return !a.keeps() })
+		eventually(t, "the new name is known", func() (known bool) {
+			if err := b.db.Read(context.Background(), func(tx storage.Tx) error {
+				list, err := tx.RemoteDevicesOf([]string{string(alice)})
+				known = len(list) == 1 && list[0].Name == "old phone"
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return known
+		})
+	})
+}
+
 // Synapse tells cross-signing keys under the old name too, and older servers under that alone.
 //
 // spec: s2s#end-to-end-encryption

@@ -3,6 +3,7 @@ package federation_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"regexp"
@@ -160,6 +161,54 @@ func TestTransactionsAreBoundedInBytes(t *testing.T) {
 		eventually(t, "all arrives in order", func() bool { return slices.Equal(b.said(room), want) && !a.keeps() })
 		if n := largest.Load(); n > 1<<20 || n < 512<<10 {
 			t.Errorf("the largest transaction had %d bytes", n)
+		}
+	})
+}
+
+// A server that answers with nonsense, or that asks us to wait, is not asked as fast as it answers, and gets what it
+// is owed when it has come to its senses.
+//
+// spec: s2s#transactions
+func TestNonsenseAndRateLimitsAreWaitedOut(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		type answer struct {
+			status       int
+			header, body string
+		}
+		answers := []answer{{200, "", "<html>the portal of your provider</html>"}, {200, "", "[]"}, {429, "0", "{}"},
+			{429, "", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":1500}`}}
+		var asked atomic.Int64
+		var mad atomic.Pointer[answer]
+		b.before = func(w http.ResponseWriter, r *http.Request) bool {
+			says := mad.Load()
+			if r.Method != "PUT" || says == nil {
+				return false
+			}
+			asked.Add(1)
+			if says.header != "" {
+				w.Header().Set("Retry-After", says.header)
+			}
+			w.WriteHeader(says.status)
+			io.WriteString(w, says.body)
+			return true
+		}
+		var want []string
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		eventually(t, "nothing is under way", func() bool { return b.taken.Load() > 0 && len(a.owed()) == 0 })
+		for _, answer := range answers {
+			asked.Store(0)
+			mad.Store(&answer)
+			began := time.Now()
+			want = append(want, fmt.Sprint(answer))
+			a.say(alice, room, want[len(want)-1])
+			eventually(t, "it is asked again", func() bool { return asked.Load() > 1 })
+			if took := time.Since(began); answer.status == 429 && took < 900*time.Millisecond || asked.Load() > 5 {
+				t.Errorf("%+v: asked %d times in %v", answer, asked.Load(), took)
+			}
+			mad.Store(nil)
+			b.hears(room, want)
 		}
 	})
 }

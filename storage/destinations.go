@@ -63,10 +63,20 @@ func (tx Tx) boundEDUs(destination string, some, most int, bytes int64) {
 	tx.Exec(`DELETE FROM edus WHERE destination = $1 AND subject <> ''
 		AND EXISTS (SELECT 1 FROM edus WHERE destination = $1 LIMIT 1 OFFSET $2)
 		AND id NOT IN (SELECT max(id) FROM edus WHERE destination = $1 AND subject <> '' GROUP BY subject)`, to, some)
-	tx.Exec(`DELETE FROM edus WHERE destination = $1 AND id <= (SELECT max(id) FROM
-		(SELECT id, ROW_NUMBER() OVER (ORDER BY id DESC) AS place, SUM(octet_length(content)) OVER (ORDER BY id DESC) AS bytes
-			FROM edus WHERE destination = $1) x WHERE place > $2 OR bytes > $3)`, to, most, bytes)
+	tx.Exec(`INSERT INTO edus (destination, id, type, content, subject) SELECT $1, 0, $4, '{}', '' WHERE EXISTS
+		(SELECT 1 FROM edus WHERE destination = $1 AND subject <> '' AND id <= (`+edusTooMany+`))
+		ON CONFLICT (destination, id) DO NOTHING`, to, most, bytes, EDUListsLost)
+	tx.Exec(`DELETE FROM edus WHERE destination = $1 AND id > 0 AND id <= (`+edusTooMany+`)`, to, most, bytes)
 }
+
+// edusTooMany is the newest EDU of those that a server has too many of.
+const edusTooMany = `SELECT max(id) FROM
+	(SELECT id, ROW_NUMBER() OVER (ORDER BY id DESC) AS place, SUM(octet_length(content)) OVER (ORDER BY id DESC) AS bytes
+		FROM edus WHERE destination = $1) x WHERE place > $2 OR bytes > $3`
+
+// EDUListsLost is no EDU but a mark, with ID 0, that updates of device lists for a server were deleted before it
+// had them: it is to be told of all lists when it answers again. A server that is gone costs no more than that.
+const EDUListsLost = "chancery.lists_lost"
 
 // EDUs lists the next EDUs for a server, in their order.
 func (tx Tx) EDUs(destination string, limit int) ([]EDU, error) {
@@ -90,9 +100,13 @@ func (tx Tx) DestinationsWithEDUs() ([]string, error) {
 	return sql.Collect(tx.Tx, scanUser, `SELECT DISTINCT destination FROM edus`)
 }
 
-// TrimEDUs deletes what could not be delivered in all the time up to then.
+// TrimEDUs deletes what could not be delivered in all the time up to then, some at once.
 func (tx Tx) TrimEDUs(before time.Time, limit int) (int64, error) {
-	return tx.ExecRows(`DELETE FROM edus WHERE id IN (SELECT id FROM edus WHERE id < $1 ORDER BY id LIMIT $2)`,
+	tx.Exec(`INSERT INTO edus (destination, id, type, content, subject)
+		SELECT DISTINCT destination, 0, $3, '{}', '' FROM
+			(SELECT destination, subject FROM edus WHERE id > 0 AND id < $1 ORDER BY id LIMIT $2) x WHERE subject <> ''
+		ON CONFLICT (destination, id) DO NOTHING`, before.UnixMicro(), limit, EDUListsLost)
+	return tx.ExecRows(`DELETE FROM edus WHERE id IN (SELECT id FROM edus WHERE id > 0 AND id < $1 ORDER BY id LIMIT $2)`,
 		before.UnixMicro(), limit)
 }
 

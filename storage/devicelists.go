@@ -14,12 +14,19 @@ func (tx Tx) NextDeviceListUpdate(user string, floor int64) (stream, prev int64,
 	return stream, prev, err
 }
 
-// DeviceListUpdate gives the number of the newest update of the user's device list, 0 when there was none.
-func (tx Tx) DeviceListUpdate(user string) (int64, error) {
-	var stream int64
-	err := tx.QueryRow(`SELECT stream_id FROM device_list_streams WHERE user_id = $1`, sql.Text(user)).Scan(&stream)
+// DeviceListUpdate gives the number of the newest update of the user's device list, and of the one before it, each
+// 0 when there was none.
+func (tx Tx) DeviceListUpdate(user string) (stream, prev int64, err error) {
+	err = tx.QueryRow(`SELECT stream_id, prev_id FROM device_list_streams WHERE user_id = $1`, sql.Text(user)).Scan(&stream, &prev)
 	stream, _, err = found(stream, err)
-	return stream, err
+	return stream, prev, err
+}
+
+// UsersTold lists our users with keys, above a user, in order, that share a room with somebody of a server.
+func (tx Tx) UsersTold(server, above string, limit int) ([]string, error) {
+	return sql.Collect(tx.Tx, scanUser, `SELECT DISTINCT k.user_id FROM device_keys k WHERE k.user_id > $1
+		AND EXISTS (SELECT 1 FROM members a JOIN members b ON b.room = a.room AND b.membership = 'join' AND b.server = $2
+			WHERE a.user_id = k.user_id AND a.membership = 'join') ORDER BY k.user_id LIMIT $3`, sql.Text(above), server, limit)
 }
 
 // RemoteDeviceList is what we know of the device list of another server's user.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"embed"
 	"fmt"
+	"sync/atomic"
 
 	"chancery/storage/sql"
 )
@@ -22,6 +23,8 @@ type DB struct {
 	events *sql.Numbers
 	rooms  *sql.Numbers
 	sets   *sql.Numbers
+
+	notified atomic.Int64 // when notifications were trimmed, in milliseconds
 }
 
 // Tx is one transaction (or one snapshot, when reading) with the accessors of all subjects.

@@ -76,7 +76,7 @@ func TestWhatNobodyFetchesIsBounded(t *testing.T) {
 			some, most int
 			bytes      int64
 			left       int
-		}{{15, 15, 1500, 15}, {14, 15, 1500, 7}, {100, 6, 1500, 6}, {100, 6, 450, 4}} {
+		}{{15, 15, 1500, 15}, {14, 15, 1500, 7}, {100, 6, 1500, 6}, {100, 6, 450, 4}, {100, 1, 1500, 2}} { // at last a mark remains beside the latest
 			write(func(tx Tx) (err error) {
 				tx.boundEDUs("dead.example", c.some, c.most, c.bytes)
 				kept, err = tx.EDUs("dead.example", 100)

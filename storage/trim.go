@@ -29,6 +29,9 @@ func (db *DB) Trim(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	if err := db.trimNotifications(ctx, now); err != nil {
+		return err
+	}
 	return db.trimPieces(ctx,
 		func(tx Tx) (int64, error) {
 			return tx.ExecRows(`DELETE FROM transactions WHERE event IN

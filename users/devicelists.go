@@ -1,7 +1,9 @@
 package users
 
 import (
+	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 
 	"chancery/storage"
@@ -68,24 +70,15 @@ func tellDevices(tx storage.Tx, user id.UserID, devices []id.DeviceID, servers [
 	}
 	var edus []storage.EDU
 	for _, device := range devices {
-		u := deviceListUpdate{User: user, Device: device}
-		var prev int64
-		if u.Stream, prev, err = tx.NextDeviceListUpdate(string(user), floor); err != nil {
-			return err
-		}
-		if prev != 0 {
-			u.Prev = []int64{prev}
-		}
-		if d, ok := there[device]; ok {
-			u.Keys, u.Name = d.Keys, d.Name
-		} else {
-			u.Deleted = true
-		}
-		content, err := json.Marshal(u)
+		stream, prev, err := tx.NextDeviceListUpdate(string(user), floor)
 		if err != nil {
 			return err
 		}
-		edus = append(edus, storage.EDU{Type: "m.device_list_update", Content: content, Subject: "m.device_list_update " + string(user)})
+		edu, err := deviceUpdate(user, device, there, stream, prev)
+		if err != nil {
+			return err
+		}
+		edus = append(edus, edu)
 	}
 	for _, server := range servers {
 		tx.QueueEDU(server, edus...)
@@ -94,6 +87,62 @@ func tellDevices(tx storage.Tx, user id.UserID, devices []id.DeviceID, servers [
 		return nil
 	}
 	return tx.SetServersTold(string(user), servers)
+}
+
+// deviceUpdate makes the EDU that tells of one device as it is now.
+func deviceUpdate(user id.UserID, device id.DeviceID, there map[id.DeviceID]storage.DeviceKeys, stream, prev int64) (storage.EDU, error) {
+	u := deviceListUpdate{User: user, Device: device, Stream: stream}
+	if prev != 0 {
+		u.Prev = []int64{prev}
+	}
+	if d, ok := there[device]; ok {
+		u.Keys, u.Name = d.Keys, d.Name
+	} else {
+		u.Deleted = true
+	}
+	content, err := json.Marshal(u)
+	return storage.EDU{Type: "m.device_list_update", Content: content, Subject: "m.device_list_update " + string(user)}, err
+}
+
+// AnnounceTo tells a server of the device lists of all our users that it meets, since it has missed updates that are
+// no more. Each is told of by the newest update again: a server that has all before it passes it over, and one
+// that has not fetches the list.
+//
+// spec: s2s#device-management
+func (s *Server) AnnounceTo(ctx context.Context, server string) error {
+	for above := ""; ; {
+		var users []string
+		err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
+			users, err = tx.UsersTold(server, above, epochPiece)
+			return err
+		})
+		if err != nil || len(users) == 0 {
+			return err
+		}
+		for _, user := range users {
+			if err := s.DB.Write(ctx, []string{user}, func(tx storage.Tx) error { return announceTo(tx, id.UserID(user), server) }); err != nil {
+				return err
+			}
+		}
+		above = users[len(users)-1]
+	}
+}
+
+func announceTo(tx storage.Tx, user id.UserID, server string) error {
+	stream, prev, err := tx.DeviceListUpdate(string(user))
+	if err != nil {
+		return err
+	}
+	there, err := ownDevices(tx, user)
+	if err != nil || len(there) == 0 || stream == 0 {
+		return err
+	}
+	edu, err := deviceUpdate(user, slices.Min(slices.Collect(maps.Keys(there))), there, stream, prev)
+	if err != nil {
+		return err
+	}
+	tx.QueueEDU(server, edu)
+	return tellSigningKeys(tx, user, []string{server})
 }
 
 // ownDevices gives the devices of one of our users with all signatures that others may see.

@@ -172,7 +172,7 @@ func (s *Server) UserDevices(ctx context.Context, user id.UserID) (*peer.UserDev
 		if !ok || account.Deactivated {
 			return chancery.NotFound("there is no such user")
 		}
-		if out.StreamID, err = tx.DeviceListUpdate(string(user)); err != nil {
+		if out.StreamID, _, err = tx.DeviceListUpdate(string(user)); err != nil {
 			return err
 		}
 		devices, err := ownDevices(tx, user)

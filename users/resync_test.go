@@ -414,3 +414,35 @@ func TestAKeyThatIsUploadedAgainIsNotGivenOutAgain(t *testing.T) {
 		}
 	})
 }
+
+// A server that missed updates is told of each list by the newest one again: that follows one it does not know.
+func TestAServerThatMissedUpdatesIsToldOfAllLists(t *testing.T) {
+	eachHouse(t, func(t *testing.T, s *Server, _ *elsewhere) {
+		bob := id.UserID("@bob:agency.example")
+		s.made(t, "alice", NewDevice{ID: "PHONE"})
+		s.made(t, "bob", NewDevice{ID: "B"})
+		s.meet(t, 1, "join", ourOwn, carol)
+		for user, device := range map[id.UserID]id.DeviceID{ourOwn: "PHONE", bob: "B"} {
+			if _, err := s.UploadKeys(t.Context(), user, device, KeyUpload{DeviceKeys: keysOf(user, string(device))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.RenameDevice(t.Context(), ourOwn, "PHONE", "Tablet"); err != nil {
+			t.Fatal(err)
+		}
+		before, _ := s.told(t)
+		last := before[len(before)-1]
+		for range 2 {
+			if err := s.AnnounceTo(t.Context(), far); err != nil {
+				t.Fatal(err)
+			}
+			again, _ := s.told(t)
+			if len(again) != 1 || again[0].User != ourOwn || again[0].Stream != last.Stream || !slices.Equal(again[0].Prev, last.Prev) || again[0].Name != "Tablet" {
+				t.Errorf("told %+v, want %+v again", again, last)
+			}
+		}
+		if err := s.AnnounceTo(t.Context(), "stranger.example"); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
