@@ -73,14 +73,7 @@ func (h *house) runRooms() {
 // spec: c2s#guest-access
 func TestGuestsLeaveRoomsThatAreShutToThem(t *testing.T) {
 	eachEngine(t, func(h *house) {
-		const guest = "@guest:test"
-		err := h.db.Write(t.Context(), nil, func(tx storage.Tx) error {
-			_, err := tx.InsertAccount(storage.Account{User: guest, Guest: true})
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		h.account(storage.Account{User: guest, Guest: true})
 		isIn := func(room id.RoomID, want ...string) func(storage.Tx) (bool, error) {
 			return func(tx storage.Tx) (bool, error) {
 				row, _, err := tx.Room(string(room))

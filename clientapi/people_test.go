@@ -34,6 +34,7 @@ const (
 	alice = "@alice:test"
 	bob   = "@bob:test"
 	carol = "@carol:test"
+	guest = "@guest:test"
 )
 
 // house is a server in which alice, bob and carol live, who need not sign in. Every answer is held against the OpenAPI.
@@ -106,7 +107,7 @@ func (byName) Authenticate(_ context.Context, r *http.Request, _ []byte) (endpoi
 	if !strings.HasPrefix(token, "@") {
 		return endpoint.Caller{}, chancery.UnknownToken(false)
 	}
-	return endpoint.Caller{User: id.UserID(token), Device: "DEVICE"}, nil
+	return endpoint.Caller{User: id.UserID(token), Device: "DEVICE", Guest: token == guest}, nil
 }
 
 // ask gives the status and the body of an answer.
@@ -281,6 +282,31 @@ func TestProfileFields(t *testing.T) {
 		h.want(bob, "DELETE", at+"/displayname", nil, 403, "M_FORBIDDEN")
 		h.want("", "PUT", at+"/displayname", `{"displayname":"x"}`, 401, "M_MISSING_TOKEN")
 	})
+}
+
+// spec: c2s#guest-access
+func TestGuestsHaveOnlyAName(t *testing.T) {
+	h := build(t, sqliteOf(t))
+	h.account(storage.Account{User: guest, Guest: true})
+	at := v3 + "/profile/" + guest
+	h.want(guest, "PUT", at+"/displayname", `{"displayname":"Gustav"}`, 200, `{}`)
+	h.want(guest, "PUT", at+"/avatar_url", `{"avatar_url":"mxc://test/a"}`, 403, "M_GUEST_ACCESS_FORBIDDEN")
+	h.want(guest, "PUT", at+"/org.example.job", `{"org.example.job":1}`, 403, "M_GUEST_ACCESS_FORBIDDEN")
+	h.want(guest, "DELETE", at+"/avatar_url", nil, 403, "M_GUEST_ACCESS_FORBIDDEN")
+	h.want("", "GET", at, nil, 200, `{"displayname":"Gustav"}`)
+	h.want(guest, "DELETE", at+"/displayname", nil, 200, `{}`)
+	h.want("", "GET", at, nil, 200, `{}`)
+}
+
+func (h *house) account(v storage.Account) {
+	h.t.Helper()
+	err := h.db.Write(h.t.Context(), nil, func(tx storage.Tx) error {
+		_, err := tx.InsertAccount(v)
+		return err
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 // spec: c2s#events-on-change-of-profile-information

@@ -44,14 +44,14 @@ type CapabilitiesOut struct {
 //
 // spec: c2s/getCapabilities
 func (a *API) Capabilities(_ context.Context, in *CallerIn) (*CapabilitiesOut, error) {
-	person := capability{!in.Caller.Guest} // a guest has no password to change or to confirm with
+	person := capability{!in.Caller.Guest} // a guest has no password to change or to confirm with, and only a name
 	out := &CapabilitiesOut{capabilities{
 		ChangePassword: person,
 		RoomVersions:   roomVersions{Default: a.Config.Rooms.DefaultVersion, Available: stable},
 		DisplayName:    capability{true},
-		Avatar:         capability{true},
+		Avatar:         person,
 		LoginToken:     person,
-		ProfileFields:  capability{true},
+		ProfileFields:  person,
 	}}
 	if in.Caller.Admin {
 		out.Capabilities.Moderation = &moderation{Suspend: true, Lock: true}

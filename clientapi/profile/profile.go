@@ -80,7 +80,7 @@ type SetFieldIn struct {
 //
 // spec: c2s/setProfileField
 func (a *API) SetField(ctx context.Context, in *SetFieldIn) (*struct{}, error) {
-	if err := mayChange(in.Caller, in.User); err != nil {
+	if err := mayChange(in.Caller, in.User, in.Key); err != nil {
 		return nil, err
 	}
 	value, ok := in.Body[in.Key]
@@ -110,19 +110,23 @@ type DeleteFieldIn struct {
 //
 // spec: c2s/deleteProfileField
 func (a *API) DeleteField(ctx context.Context, in *DeleteFieldIn) (*struct{}, error) {
-	if err := mayChange(in.Caller, in.User); err != nil {
+	if err := mayChange(in.Caller, in.User, in.Key); err != nil {
 		return nil, err
 	}
 	return nil, a.Users.SetProfileField(ctx, in.User, in.Key, nil)
 }
 
-// spec: c2s#account-suspension (a suspended user may not change their profile)
-func mayChange(c endpoint.Caller, user id.UserID) error {
+// A suspended user may change nothing, a guest only their name.
+//
+// spec: c2s#account-suspension, c2s#guest-access
+func mayChange(c endpoint.Caller, user id.UserID, key string) error {
 	switch {
 	case c.User != user:
 		return chancery.Forbidden("you may only change your own profile")
 	case c.Suspended:
 		return chancery.Errorf(403, chancery.CodeUserSuspended, "your account is suspended")
+	case c.Guest && key != "displayname":
+		return chancery.Errorf(403, chancery.CodeGuestAccessForbidden, "guests may only change their display name")
 	}
 	return nil
 }
