@@ -40,12 +40,11 @@ func c2s(id, method, path string, auth endpoint.Auth, limit endpoint.LimitClass,
 // purpose, docs/spec-errata.md says why.
 func (s *Server) Routes() []endpoint.Route {
 	s.makeParts()
-	return slices.Concat(WellKnown(s.Config), []endpoint.Route{
+	return slices.Concat(WellKnown(s.Config, s.Rooms.PolicyKey), []endpoint.Route{
 		// what this server can do
 		c2s("getVersions", "GET", "/_matrix/client/versions", optional, limitRead, endpoint.Handle(s.versions)),
 		c2s("getCapabilities", "GET", "/_matrix/client/v3/capabilities", userOrGuest, limitRead, endpoint.Handle(s.account.Capabilities)),
 		c2s("getAuthMetadata", "GET", "/_matrix/client/v1/auth_metadata", none, unlimited, planned, endpoint.Alias("/_matrix/client/unstable/org.matrix.msc2965/auth_metadata")),
-		c2s("getWellknownPolicy", "GET", "/.well-known/matrix/policy_server", none, unlimited, endpoint.Handle(s.policyServer)),
 		c2s("getTurnServer", "GET", "/_matrix/client/v3/voip/turnServer", user, limitRead, endpoint.Handle(s.account.TurnServer)),
 
 		// signing in and out

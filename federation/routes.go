@@ -19,17 +19,23 @@ func s2s(id, method, path string, auth endpoint.Auth, limit endpoint.LimitClass,
 	return endpoint.Row(endpoint.ServerServer, id, method, path, auth, limit, h, more...)
 }
 
-// Routes is the table of the server-server API. A test compares
-// it with the OpenAPI of the spec in both directions; where the two differ on purpose,
-// docs/spec-errata.md says why.
-func (s *Server) Routes() []endpoint.Route {
-	return slices.Concat(WellKnown(s.Config), []endpoint.Route{
+// Public are the rows for everybody: the client listener answers them too, for clients that show what software a
+// server runs.
+func (s *Server) Public() []endpoint.Route {
+	return []endpoint.Route{
 		// keys and version
 		s2s("getServerKey", "GET", "/_matrix/key/v2/server", none, limitServer, endpoint.Handle(s.serverKeys), endpoint.Alias("/_matrix/key/v2/server/{keyId}")),
 		s2s("perspectivesKeyQuery", "GET", "/_matrix/key/v2/query/{serverName}", none, limitNotary, endpoint.Handle(s.keysQuery)),
 		s2s("bulkPerspectivesKeyQuery", "POST", "/_matrix/key/v2/query", none, limitNotary, endpoint.Handle(s.keysBatch)),
 		s2s("getVersion", "GET", "/_matrix/federation/v1/version", none, limitServer, endpoint.Handle(s.version)),
+	}
+}
 
+// Routes is the table of the server-server API. A test compares
+// it with the OpenAPI of the spec in both directions; where the two differ on purpose,
+// docs/spec-errata.md says why.
+func (s *Server) Routes() []endpoint.Route {
+	return slices.Concat(WellKnown(s.Config), s.Public(), []endpoint.Route{
 		// transactions
 		s2s("sendTransaction", "PUT", "/_matrix/federation/v1/send/{txnId}", signed, limitServer, endpoint.Handle(s.sendTransaction), endpoint.MaxBody(16<<20)),
 

@@ -290,3 +290,20 @@ func TestHistoryGoesOnBelowAGapThatNobodyFills(t *testing.T) {
 		same(t, bodies(context, "events_before"), nil)
 	})
 }
+
+// At the beginning of a room's history are those with whom the room began.
+//
+// spec: c2s/getMembersByRoom
+func TestMembersAtTheBeginning(t *testing.T) {
+	s := onSQLite(t)
+	room := s.create(alice, nil)
+	s.say(alice, room, "before")
+	first := s.ok(alice, "GET", at(room, "messages")+"?dir=b&limit=100", nil)
+	context := s.ok(alice, "GET", at(room, "context", first.text("chunk", len(first.array("chunk"))-1, "event_id"))+"?limit=0", nil)
+	s.join(bob, room)
+	s.say(bob, room, "after")
+	members := s.ok(alice, "GET", at(room, "members")+"?at="+url.QueryEscape(context.text("start")), nil).array("chunk")
+	if len(members) != 1 || members[0].(object)["state_key"] != alice {
+		t.Errorf("at the beginning are %v", members)
+	}
+}

@@ -112,7 +112,13 @@ func (a *API) rootAt(tx storage.Tx, v *view, token string) (state.Root, error) {
 	rows, err := tx.EventsBelow(v.room.NID, ord, begin, 1)
 	after := len(rows) > 0
 	if err == nil && !after {
-		rows, err = tx.EventsAbove(v.room.NID, ord-1, end, 1)
+		rows, err = tx.EventsAbove(v.room.NID, ord-1, end, 2)
+		// At the beginning of a room are those with whom it begins: before there is nobody, nor a room.
+		if after = len(rows) == 2 && rows[0].Type == "m.room.create"; after {
+			rows = rows[1:]
+		} else if len(rows) > 1 {
+			rows = rows[:1]
+		}
 	}
 	if err != nil || len(rows) == 0 {
 		return v.root, err

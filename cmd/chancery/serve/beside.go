@@ -14,17 +14,25 @@ import (
 	"chancery/federation"
 )
 
-// beside adds to an API what both listeners answer: the well-known files and /health.
-func (s *server) beside(api http.Handler) http.Handler {
+// beside adds to an API what both listeners answer, the well-known files and /health, and more rows of the other API.
+func (s *server) beside(api http.Handler, more ...endpoint.Route) http.Handler {
+	proxies, err := endpoint.ParseProxies(s.cfg.TrustedProxies)
+	if err != nil {
+		panic("serve: " + err.Error()) // config has checked them
+	}
 	known := endpoint.New(endpoint.API{
-		Routes: slices.Concat(clientapi.WellKnown(s.cfg), federation.WellKnown(s.cfg)),
-		CORS:   true,
+		Routes:  slices.Concat(clientapi.WellKnown(s.cfg, s.rooms.PolicyKey), federation.WellKnown(s.cfg), more),
+		CORS:    true,
+		Limits:  s.limits,
+		Proxies: proxies,
 	})
+	const version, keys = "/_matrix/federation/v1/version", "/_matrix/key/"
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path == "/health":
 			s.health(w, r)
-		case strings.HasPrefix(r.URL.Path, "/.well-known/matrix/"):
+		case strings.HasPrefix(r.URL.Path, "/.well-known/matrix/"),
+			len(more) > 0 && (r.URL.Path == version || strings.HasPrefix(r.URL.Path, keys)):
 			known.ServeHTTP(w, r)
 		default:
 			api.ServeHTTP(w, r)

@@ -424,7 +424,7 @@ func (s *server) run(ctx context.Context) error {
 		serveHTTP(frontCtx, front, s.fedListen, s.beside(s.around(endpoint.ServerServer, s.fed.Routes(), nil, s.fed.Handler())))
 	}
 	if s.clientListen != nil {
-		serveHTTP(frontCtx, front, s.clientListen, s.beside(s.around(endpoint.ClientServer, s.client.Routes(), clientapi.OldPaths, s.client.Handler())))
+		serveHTTP(frontCtx, front, matrixErrors(s.clientListen), s.beside(s.around(endpoint.ClientServer, s.client.Routes(), clientapi.OldPaths, s.client.Handler()), s.fed.Public()...))
 	}
 	s.ready.Store(true)
 	if s.Ready != nil {
