@@ -53,10 +53,10 @@ e2e:
 
 # Our binary beside other people's servers, told aloud: a real Synapse, which is installed from the package index
 # into the user's cache, and a real Dendrite where DENDRITE names its binary. RUN chooses stories:
-# make interop RUN='synapse/SQLite/knock'
+# make interop RUN='TestInterop/synapse/SQLite/knock', make interop RUN=TestBrowserClients
 RUN ?= .
 interop: build
-	CHANCERY_INTEROP=1 $(GO) test -count=1 -v -timeout 2h -tags goolm -run 'TestInterop/$(RUN)' ./test/interop
+	CHANCERY_INTEROP=1 $(GO) test -count=1 -v -timeout 2h -tags goolm -run '$(RUN)' ./test/interop
 	@echo "for other test suites: CHANCERY=$(CURDIR)/bin/chancery $(CURDIR)/test/interop/serve.sh starts a server"
 
 build:
