@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"chancery/federation/peer"
+	"chancery/roomserver"
 	"chancery/storage"
 
 	"maunium.net/go/mautrix/id"
@@ -111,6 +112,30 @@ func TestAServerThatWasAwayForTooLongHearsOfEveryRoom(t *testing.T) {
 		if got := b.said(left); len(got) != 0 {
 			t.Errorf("in a room that it has left it heard %q", got)
 		}
+	})
+}
+
+// Whoever was put out while their server was down learns of it when the server is back, though the server is in the
+// room no more and we were restarted; and of nothing that came after it.
+func TestAKickOutlivesAnOutage(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		eventually(t, "nothing is under way", func() bool { return b.taken.Load() > 0 && len(a.owed()) == 0 })
+		b.deaf.Store(true)
+		want := a.numbered(alice, room, "before", 2)
+		if err := a.rooms.ChangeMember(t.Context(), roomserver.Change{Room: room, Sender: alice, Target: bob, Membership: "leave"}); err != nil {
+			t.Fatal(err)
+		}
+		a.numbered(alice, room, "secret", 2)
+		eventually(t, "what is owed is stored", func() bool { rows := a.owed(); return len(rows) == 1 && rows[0].Behind })
+		a.halt()
+		a.again()
+		b.deaf.Store(false)
+		eventually(t, "bob's server knows that he was put out", func() bool { return b.membership(room, bob) == "leave" })
+		eventually(t, "nothing is owed any more", func() bool { return len(a.owed()) == 0 })
+		b.hears(room, want)
 	})
 }
 

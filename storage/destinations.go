@@ -189,7 +189,8 @@ func (tx Tx) HeadsFor(server, own string, above int64, limit int) (heads []Fact,
 		err = r.Scan(&f.Room, &f.Event)
 		return f, err
 	}, `SELECT x.room, x.event FROM extremities x WHERE x.room = ANY($1)
-		AND EXISTS (SELECT 1 FROM members m WHERE m.room = x.room AND m.membership = 'join' AND m.server = $2)
+		AND (EXISTS (SELECT 1 FROM members m WHERE m.room = x.room AND m.membership = 'join' AND m.server = $2)
+			OR EXISTS (SELECT 1 FROM partial_servers p WHERE p.room = x.room AND p.server = $2))
 		AND EXISTS (SELECT 1 FROM members m WHERE m.room = x.room AND m.membership = 'join' AND m.server = $3)
 		ORDER BY x.room, x.event DESC`, rooms, server, own)
 	return heads, rooms[len(rooms)-1], err

@@ -25,8 +25,10 @@ func (tx Tx) DeviceListUpdate(user string) (stream, prev int64, err error) {
 // UsersTold lists our users with keys, above a user, in order, that share a room with somebody of a server.
 func (tx Tx) UsersTold(server, above string, limit int) ([]string, error) {
 	return sql.Collect(tx.Tx, scanUser, `SELECT DISTINCT k.user_id FROM device_keys k WHERE k.user_id > $1
-		AND EXISTS (SELECT 1 FROM members a JOIN members b ON b.room = a.room AND b.membership = 'join' AND b.server = $2
-			WHERE a.user_id = k.user_id AND a.membership = 'join') ORDER BY k.user_id LIMIT $3`, sql.Text(above), server, limit)
+		AND (EXISTS (SELECT 1 FROM members a JOIN members b ON b.room = a.room AND b.membership = 'join' AND b.server = $2
+				WHERE a.user_id = k.user_id AND a.membership = 'join')
+			OR EXISTS (SELECT 1 FROM members a JOIN partial_servers p ON p.room = a.room AND p.server = $2
+				WHERE a.user_id = k.user_id AND a.membership = 'join')) ORDER BY k.user_id LIMIT $3`, sql.Text(above), server, limit)
 }
 
 // RemoteDeviceList is what we know of the device list of another server's user.
