@@ -23,9 +23,11 @@ import (
 type addition struct {
 	*Stored
 	awaited       bool
-	own           bool // made here this moment
-	left          bool // the last of our users left a partial room
-	restated      bool // judged again, with its true state
+	waiting       []int64      // accepted events that wait for what is missing, when this one is not accepted itself
+	builtOn       []id.EventID // what it builds on, beneath what was not accepted too
+	own           bool         // made here this moment
+	left          bool         // the last of our users left a partial room
+	restated      bool         // judged again, with its true state
 	partial       *storage.PartialEvent
 	known         bool // an outlier, or a soft-failed event: it has a row already
 	notify        bool
@@ -76,8 +78,9 @@ type how struct {
 	prev    []*Stored    // those that are, when the caller knows them
 	// awaited: events here wait for this one. referenced: an accepted one does, so it is no open end.
 	awaited, referenced bool
-	replace             bool   // it begins the room anew: what was here before is no longer its end
-	history             *int64 // its place, for what is filled in below the newest
+	waiting             []int64 // the accepted ones
+	replace             bool    // it begins the room anew: what was here before is no longer its end
+	history             *int64  // its place, for what is filled in below the newest
 }
 
 // distrust has the room read again after an error: memory has part of what will never be stored.
@@ -126,10 +129,16 @@ func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
 		}
 		a.places = r.cover.Take()
 	}
+	if err := r.noteBuiltOn(a, h); err != nil {
+		return nil, err
+	}
 	switch {
 	case h.status != storage.Accepted:
+		if err := r.moveEnds(a, h); err != nil {
+			return nil, err
+		}
 	case h.history != nil:
-		if err := r.placePast(a, *h.history); err != nil {
+		if err := r.placePast(a, h); err != nil {
 			return nil, err
 		}
 	default:
@@ -191,26 +200,8 @@ func (r *room) accept(a *addition, h how) error {
 	}
 	a.Ord, a.Placed = r.high, true
 
-	was := r.row.Root
-	if !h.referenced {
-		if err := r.moveEnds(a, h); err != nil {
-			return err
-		}
-	}
-	if state.Root(was) != state.Root(r.row.Root) {
-		a.moved = true
-		moves, err := r.moveMembers(a.NID, state.Root(was), state.Root(r.row.Root))
-		if err != nil {
-			return err
-		}
-		if was == 0 || h.replace {
-			moves.begin()
-		}
-		if r.partial != nil { // that members become known moves nothing
-			moves.silent, a.left = 0, r.servers[r.s.ServerName] == 0
-		}
-		a.moves = moves
-		a.facts = append(a.facts, moves.facts...)
+	if err := r.moveEnds(a, h); err != nil {
+		return err
 	}
 	if a.IsState("m.room.tombstone", "") {
 		a.facts = append(a.facts, storage.Fact{Kind: sql.FactReplaced, Room: r.row.NID, Event: a.NID})
@@ -244,35 +235,57 @@ func (r *room) accept(a *addition, h how) error {
 const gapRoom = 1 << 20
 
 // moveEnds replaces the extremities that the event builds on by the event, and the room's current
-// state by the state resolved over all extremities.
+// state by the state resolved over all extremities. An event on which another one builds is no extremity, yet what it
+// builds on itself is none either, whatever became of the event.
 //
 // spec: s2s#pdus
 func (r *room) moveEnds(a *addition, h how) error {
-	builtOn, err := r.builtOn(a, h)
-	if err != nil {
-		return err
+	isEnd := h.status == storage.Accepted && h.history == nil && !h.referenced
+	if !isEnd && !h.referenced {
+		return nil
 	}
+	var lost []int64
 	kept := make([]*Stored, 0, len(r.exts)+1)
 	for _, e := range r.exts {
-		if h.replace || slices.Contains(builtOn, e.ID()) {
-			a.lost = append(a.lost, e.NID)
+		if h.replace || slices.Contains(a.builtOn, e.ID()) {
+			lost = append(lost, e.NID)
 		} else {
 			kept = append(kept, e)
 		}
 	}
-	for len(kept) >= maxEnds {
-		a.lost = append(a.lost, kept[0].NID)
-		kept = kept[1:]
+	if !isEnd && (len(lost) == 0 || len(kept) == 0) {
+		return nil
 	}
-	a.gained = append(a.gained, a.NID)
-	r.exts = append(kept, a.Stored)
+	if isEnd {
+		for len(kept) >= maxEnds {
+			lost = append(lost, kept[0].NID)
+			kept = kept[1:]
+		}
+		a.gained = append(a.gained, a.NID)
+		kept = append(kept, a.Stored)
+	}
+	r.exts, a.lost = kept, append(a.lost, lost...)
 	// The event itself is looked up while states are compared.
 	r.pending[a.NID], r.pendingID[a.ID()] = a.Stored, a.Stored
+	was := state.Root(r.row.Root)
 	root, err := r.resolve(r.endRoots())
 	if err != nil {
 		return fmt.Errorf("resolve the state of %s: %w", r.id, err)
 	}
-	r.row.Root = int64(root)
+	if r.row.Root = int64(root); root == was {
+		return nil
+	}
+	a.moved = true
+	if a.moves, err = r.moveMembers(a.NID, was, root); err != nil {
+		return err
+	}
+	if was == 0 || h.replace {
+		a.moves.begin()
+	}
+	if r.partial != nil { // that members become known moves nothing
+		a.moves.silent, a.left = 0, r.servers[r.s.ServerName] == 0
+	}
+	a.facts = append(a.facts, a.moves.facts...)
 	return nil
 }
 
@@ -290,33 +303,54 @@ func (r *room) endRoots() []state.Root {
 // maxUnderneath bounds the events that were not accepted through which we look for ends.
 const maxUnderneath = 100
 
-// builtOn lists the events that an event builds on: its prev events, and where one of these was not accepted, and so
-// is no end itself, what that builds on.
-func (r *room) builtOn(a *addition, h how) ([]id.EventID, error) {
-	all := slices.Clone(a.PrevEvents())
+// noteBuiltOn finds the events that an event builds on: its prev events, and where one of these was not accepted, and so
+// is no end itself, what that builds on. What is missing there is missing below the event, and where the event itself is
+// not accepted, below those that build on it.
+func (r *room) noteBuiltOn(a *addition, h how) error {
+	a.builtOn = slices.Clone(a.PrevEvents())
 	isRefused := func(p *Stored) bool { return p.Status == storage.SoftFailed || p.Status == storage.Rejected }
 	refused := slices.DeleteFunc(slices.Clone(h.prev), func(p *Stored) bool { return !isRefused(p) })
 	for seen := len(refused); len(refused) > 0 && seen <= maxUnderneath; seen += len(refused) {
 		var next []id.EventID
 		for _, p := range refused {
 			for _, v := range p.PrevEvents() {
-				if !slices.Contains(all, v) {
-					all, next = append(all, v), append(next, v)
+				if !slices.Contains(a.builtOn, v) {
+					a.builtOn, next = append(a.builtOn, v), append(next, v)
 				}
 			}
 		}
 		found, err := r.eventsByID(next)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		refused = nil
-		for _, p := range found {
-			if isRefused(p) {
+		for _, v := range next {
+			switch p := found[v]; {
+			case p == nil || p.Status == storage.Outlier:
+				a.missing = append(slices.Clone(a.missing), v)
+			case isRefused(p):
 				refused = append(refused, p)
 			}
 		}
 	}
-	return all, nil
+	above := h.waiting
+	if h.status == storage.Accepted {
+		above = []int64{a.NID}
+	} else {
+		a.waiting = h.waiting
+	}
+	for _, v := range a.missing {
+		for _, n := range above {
+			r.beneath[a.NID] = append(r.beneath[a.NID], beneath{n, v})
+		}
+	}
+	return nil
+}
+
+// beneath is an accepted event and what is missing below it, not in storage yet.
+type beneath struct {
+	above   int64
+	missing id.EventID
 }
 
 func memberRow(room int64, user string, ev *Stored) storage.Member {
@@ -572,6 +606,9 @@ func (a *addition) write(tx storage.Tx) error {
 	}
 	for _, v := range a.missing {
 		tx.AddMissing(a.Room, a.NID, string(v))
+		for _, above := range a.waiting {
+			tx.AddMissing(a.Room, above, string(v))
+		}
 	}
 	if a.moves != nil {
 		a.moves.write(tx, a.Room, a.room.ID)

@@ -414,9 +414,10 @@ func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
 	if h.status, err = r.judgePast(ev, h.before, auths); err != nil {
 		return err
 	}
-	if h.awaited, h.referenced, err = r.awaited(ev); err != nil {
+	if err = r.await(ev, &h); err != nil {
 		return err
 	}
+	h.referenced, h.prev = true, prev // it hangs below a gap, through what may not be here yet
 	a, err := r.add(ev, h)
 	if err != nil {
 		return err
@@ -445,13 +446,16 @@ func (s *Server) closeGap(ctx context.Context, roomID id.RoomID, gap *openGap) e
 }
 
 // place gives an event of the past its place, and tells records and search of it.
-func (r *room) placePast(a *addition, at int64) error {
-	a.Ord, a.Placed = at, true
-	r.low = min(r.low, at)
+func (r *room) placePast(a *addition, h how) error {
+	a.Ord, a.Placed = *h.history, true
+	r.low = min(r.low, a.Ord)
+	if err := r.moveEnds(a, h); err != nil {
+		return err
+	}
 	if err := r.noteRedaction(a); err != nil {
 		return err
 	}
 	r.noteRelation(a)
-	a.facts = append([]storage.Fact{{Kind: sql.FactHistory, Room: r.row.NID, Event: a.NID, Ord: at, Root: r.row.Root}}, a.facts...)
+	a.facts = append([]storage.Fact{{Kind: sql.FactHistory, Room: r.row.NID, Event: a.NID, Ord: a.Ord, Root: r.row.Root}}, a.facts...)
 	return nil
 }

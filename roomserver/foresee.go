@@ -14,14 +14,14 @@ import (
 type foreseen struct {
 	own      map[id.EventID]bool    // those that are taken
 	events   map[id.EventID]*Stored // and what they name; nil: not there
-	awaited  map[id.EventID][]storage.EventStatus
+	awaited  map[id.EventID][]storage.Awaiting
 	redacted map[id.EventID][]int64
 }
 
 // foresee reads what events build on and cite, what waits for them and what redacts them, for as long as the
 // turn lasts. Where it fails, or there is too much, everything is read when it is asked for.
 func (r *room) foresee(events []*event.Event) (forget func()) {
-	f := &foreseen{map[id.EventID]bool{}, map[id.EventID]*Stored{}, map[id.EventID][]storage.EventStatus{}, map[id.EventID][]int64{}}
+	f := &foreseen{map[id.EventID]bool{}, map[id.EventID]*Stored{}, map[id.EventID][]storage.Awaiting{}, map[id.EventID][]int64{}}
 	var ids, own []id.EventID
 	note := func(v id.EventID) {
 		if _, ok := f.events[v]; !ok {
@@ -45,12 +45,12 @@ func (r *room) foresee(events []*event.Event) (forget func()) {
 			f.events[v] = ev
 		}
 		err = r.read(func(tx storage.Tx) error {
-			awaited, err := tx.AwaitedEach(r.row.NID, texts(own))
+			awaited, err := tx.Awaiting(r.row.NID, texts(own))
 			if err != nil {
 				return err
 			}
 			for _, a := range awaited {
-				f.awaited[id.EventID(a.PrevID)] = append(f.awaited[id.EventID(a.PrevID)], a.Status)
+				f.awaited[id.EventID(a.PrevID)] = append(f.awaited[id.EventID(a.PrevID)], a)
 			}
 			redactions, err := tx.RedactionsOfEach(r.row.NID, texts(own), maxWaiting)
 			for _, w := range redactions {
@@ -73,24 +73,37 @@ func (r *room) foresee(events []*event.Event) (forget func()) {
 // maxWaiting is how many redactions that came before their event are looked at.
 const maxWaiting = 1000
 
-// awaited says whether events here wait for this one, and whether it is an open end no more: an accepted event
-// builds on it. What fails softly, or is rejected, leaves the ends as they are.
-func (r *room) awaited(ev *event.Event) (waits, referenced bool, err error) {
+// await finds the events here that wait for one, as how its adding begins. An accepted event that waits for it builds
+// on it, so it is no open end; what fails softly, or is rejected, leaves the ends as they are.
+func (r *room) await(ev *event.Event, h *how) (err error) {
+	var waiting []storage.Awaiting
 	if f := r.foreseen; f != nil && f.own[ev.ID()] {
-		statuses := f.awaited[ev.ID()]
-		waits, referenced = len(statuses) > 0, slices.Contains(statuses, storage.Accepted)
+		waiting = slices.Clone(f.awaited[ev.ID()])
 	} else {
 		err = r.read(func(tx storage.Tx) error {
-			waits, referenced, err = tx.Awaited(r.row.NID, string(ev.ID()))
+			waiting, err = tx.Awaiting(r.row.NID, []string{string(ev.ID())})
 			return err
 		})
 	}
 	for _, p := range r.pending { // not in storage yet
 		if p.Status != storage.Outlier && slices.Contains(p.PrevEvents(), ev.ID()) {
-			waits, referenced = true, referenced || p.Status == storage.Accepted
+			waiting = append(waiting, storage.Awaiting{Event: p.NID, Status: p.Status})
 		}
 	}
-	return waits, referenced, err
+	for _, list := range r.beneath {
+		for _, b := range list {
+			if b.missing == ev.ID() {
+				waiting = append(waiting, storage.Awaiting{Event: b.above, Status: storage.Accepted})
+			}
+		}
+	}
+	for _, w := range waiting {
+		h.awaited = true
+		if w.Status == storage.Accepted && !slices.Contains(h.waiting, w.Event) {
+			h.referenced, h.waiting = true, append(h.waiting, w.Event)
+		}
+	}
+	return err
 }
 
 // redactionsOf gives the numbers of the redactions that were here before an event.

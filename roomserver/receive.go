@@ -461,7 +461,7 @@ func (r *room) take(ev *event.Event, g *given) error {
 			return err
 		}
 	}
-	if h.awaited, h.referenced, err = r.awaited(ev); err != nil {
+	if err = r.await(ev, &h); err != nil {
 		return err
 	}
 	if isKnown && !h.referenced {

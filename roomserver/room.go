@@ -50,13 +50,14 @@ type room struct {
 	memo        map[string]state.Root   // resolved states by what they were resolved from
 	cover       *state.Cover
 	pendingAuth map[int64][]int64 // auth events of those in pending
-	newSlots    []storage.Slot    // given, and not yet part of an addition
-	waits       []waiter          // of the present holder
-	asked       *unasked          // of the present holder: its event, of which a policy server has been asked
-	loose       int64             // nodes made for states that no event may ever stand on, and not yet part of an addition
-	collection  *collection       // of unused nodes, while one runs
-	foreseen    *foreseen         // of the present turn
-	absent      int               // keys in slots that have none
+	beneath     map[int64][]beneath
+	newSlots    []storage.Slot // given, and not yet part of an addition
+	waits       []waiter       // of the present holder
+	asked       *unasked       // of the present holder: its event, of which a policy server has been asked
+	loose       int64          // nodes made for states that no event may ever stand on, and not yet part of an addition
+	collection  *collection    // of unused nodes, while one runs
+	foreseen    *foreseen      // of the present turn
+	absent      int            // keys in slots that have none
 
 	known    atomic.Pointer[event.Version] // set when loaded, for those who do not hold the room
 	inFlight atomic.Int64                  // commits under way
@@ -94,7 +95,7 @@ func (r *room) reset(row storage.Room, version *event.Version) {
 	r.pending, r.pendingID = map[int64]*Stored{}, map[id.EventID]*Stored{}
 	r.servers, r.set = map[string]int64{}, 0
 	r.txns = map[deviceKey]*usedTxns{}
-	r.memo, r.pendingAuth = map[string]state.Root{}, map[int64][]int64{}
+	r.memo, r.pendingAuth, r.beneath = map[string]state.Root{}, map[int64][]int64{}, map[int64][]beneath{}
 	r.cover = state.NewCover(roomPlaces{r})
 	r.foreseen, r.absent = nil, 0
 	r.broken.Store(nil)
@@ -208,6 +209,7 @@ func (r *room) settle() {
 			}
 			delete(r.pending, add.NID)
 			delete(r.pendingAuth, add.NID)
+			delete(r.beneath, add.NID)
 			delete(r.pendingID, add.ID())
 			if add.Placed && add.Status == storage.Accepted {
 				r.s.Reader.events.put(add.NID, add.Stored, add.Size()+400)

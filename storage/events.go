@@ -2,7 +2,6 @@ package storage
 
 import (
 	"encoding/json"
-	"slices"
 
 	"chancery/storage/sql"
 )
@@ -220,13 +219,6 @@ func (tx Tx) RemoveMissing(room int64, prevID string) {
 	tx.Exec(`DELETE FROM missing_prev WHERE room = $1 AND prev_id = $2`, room, sql.Text(prevID))
 }
 
-// Awaited says whether events of the room wait for this one, and whether any of them was accepted.
-func (tx Tx) Awaited(room int64, prevID string) (any, byAccepted bool, err error) {
-	found, err := sql.Collect(tx.Tx, scanInt, `SELECT e.status FROM missing_prev m JOIN events e ON e.nid = m.event
-		WHERE m.room = $1 AND m.prev_id = $2`, room, sql.Text(prevID))
-	return len(found) > 0, slices.Contains(found, int64(Accepted)), err
-}
-
 // Gap is an event with a prev event that is not here.
 type Gap struct {
 	Event  int64
@@ -311,21 +303,22 @@ func (tx Tx) RedactionsOfEach(room int64, ids []string, limit int) ([]Waiting, e
 	}, `SELECT redacts, event FROM redactions WHERE redacts = ANY($1) AND room = $2 LIMIT $3`, escapedTexts(ids), room, limit)
 }
 
-// Awaiting is how an event stands that waits for a prev event.
+// Awaiting is an event that waits for one of its prev events, or for one below a prev event that was not accepted.
 type Awaiting struct {
 	PrevID string
+	Event  int64
 	Status EventStatus
 }
 
-// AwaitedEach tells of some events how those events of the room stand that wait for them.
-func (tx Tx) AwaitedEach(room int64, ids []string) ([]Awaiting, error) {
+// Awaiting lists for some events those of the room that wait for them.
+func (tx Tx) Awaiting(room int64, ids []string) ([]Awaiting, error) {
 	return sql.Collect(tx.Tx, func(r *sql.Rows) (Awaiting, error) {
 		var a Awaiting
 		var status int16
-		err := r.Scan(&a.PrevID, &status)
+		err := r.Scan(&a.PrevID, &a.Event, &status)
 		a.PrevID, a.Status = sql.Untext(a.PrevID), EventStatus(status)
 		return a, err
-	}, `SELECT m.prev_id, e.status FROM missing_prev m JOIN events e ON e.nid = m.event
+	}, `SELECT m.prev_id, e.nid, e.status FROM missing_prev m JOIN events e ON e.nid = m.event
 		WHERE m.room = $1 AND m.prev_id = ANY($2)`, room, escapedTexts(ids))
 }
 

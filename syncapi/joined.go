@@ -122,6 +122,9 @@ func (a *answer) timelineOf(j *joined) (*timeline, error) {
 	if err != nil {
 		return nil, err
 	}
+	if j.away { // it does not follow what the client may have of the room from before
+		t.limited = true
+	}
 	if !whole && !t.limited {
 		t.start = j.base.root
 	} else if t.start, err = a.startOf(j.row, t, p.pos); err != nil {
