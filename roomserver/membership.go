@@ -251,7 +251,7 @@ type Change struct {
 
 // ChangeMember kicks, bans or unbans.
 //
-// spec: c2s/kick, c2s/ban, c2s/unban
+// spec: c2s/kick, c2s/ban, c2s/unban, c2s#other-error-codes
 func (s *Server) ChangeMember(ctx context.Context, c Change) error {
 	content, err := withMembership(c.Content, c.Membership)
 	if err != nil {
@@ -272,6 +272,9 @@ func (s *Server) ChangeMember(ctx context.Context, c Change) error {
 		now := "leave"
 		if member != nil {
 			now = member.Membership()
+		}
+		if slices.Equal(c.Only, []string{"ban"}) && now != "ban" {
+			return chancery.Errorf(403, chancery.CodeBadState, "the user is not banned")
 		}
 		if len(c.Only) > 0 && !slices.Contains(c.Only, now) {
 			return chancery.Forbidden("the user is not in a state from which that can be done")
