@@ -95,6 +95,14 @@ func TestServeUntilToldToStop(t *testing.T) {
 			t.Errorf("%s: %d", path, status)
 		}
 	}
+	half, err := net.Dial("tcp", address) // a request that never ends does not keep the server
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer half.Close()
+	if _, err := io.WriteString(half, "POST /_matrix/client/v3/login HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"); err != nil {
+		t.Fatal(err)
+	}
 	cancel()
 	select {
 	case code := <-done:

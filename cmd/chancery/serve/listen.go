@@ -17,7 +17,7 @@ import (
 
 // shutdownTime is what requests under way get when the server is told to stop; the rest of
 // five seconds is for the components below.
-const shutdownTime = 3 * time.Second
+const shutdownTime = 2 * time.Second
 
 // listen binds exactly the addresses, all or none.
 func listen(what string, addresses []string) ([]net.Listener, error) {

@@ -386,8 +386,9 @@ func (s *server) listen(context.Context) (err error) {
 	return nil
 }
 
-// stopTime is what everything together gets to flush and stop.
-const stopTime = 4 * time.Second
+// stopTime is what the components together get to flush and stop: with shutdownTime before it and the database's
+// and the log's end after it, less than five seconds.
+const stopTime = 2500 * time.Millisecond
 
 // run serves until ctx ends. Requests end before the components that answer them, those before the log and
 // the database.
