@@ -64,7 +64,10 @@ type serverSet struct {
 }
 
 // additions go into storage together or not at all.
-type additions struct{ list []*addition }
+type additions struct {
+	list    []*addition
+	changed []int64 // events whose rows are others now
+}
 
 // how says what is known of an event that is to be added.
 type how struct {
@@ -154,6 +157,7 @@ func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
 	a.slots, r.newSlots = append(a.slots, r.newSlots...), nil
 	a.loose, r.loose = r.loose, 0
 	r.collection.note(a.Before, a.After, state.Root(r.row.Root))
+	r.collection.noteEvent(a.Stored)
 	a.room = r.row
 	a.first, r.stored = !r.stored, true
 	a.moved = a.moved || len(a.nodes) > 0 || len(a.slots) > 0
@@ -480,7 +484,7 @@ const dummyType = "org.matrix.dummy_event"
 
 // submit hands the additions to storage: together or not at all, in order with the room's other commits.
 func (r *room) submit(list ...*addition) {
-	r.commit(&additions{list}, func(tx storage.Tx) error {
+	r.commit(&additions{list: list}, func(tx storage.Tx) error {
 		for _, a := range list {
 			if err := a.write(tx); err != nil {
 				return err
@@ -522,6 +526,9 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 		}()
 		if c.err = p.Wait(context.Background()); c.err != nil {
 			return
+		}
+		for _, nid := range all.changed {
+			r.s.Reader.Forget(nid)
 		}
 		r.doneMu.Lock()
 		r.done = append(r.done, all)

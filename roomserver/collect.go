@@ -28,6 +28,8 @@ type collection struct {
 	kept  int64        // how many they are
 	todo  []int64      // marked, and not looked into
 	noted []state.Root // made since it began; belongs to the room's exclusion
+
+	events []*Stored // added since it began, where somebody wants to know: not nil
 }
 
 // bits is a set of the numbers of a room's nodes, which have few gaps.
@@ -189,6 +191,13 @@ func (r *room) beginCollection(c *collection) error {
 func (c *collection) note(roots ...state.Root) {
 	if c != nil {
 		c.noted = append(c.noted, roots...)
+	}
+}
+
+// noteEvent tells of an event that was added.
+func (c *collection) noteEvent(ev *Stored) {
+	if c != nil && c.events != nil {
+		c.events = append(c.events, ev)
 	}
 }
 

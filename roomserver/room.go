@@ -160,13 +160,20 @@ func (r *room) load() error {
 		if err != nil {
 			return err
 		}
-		events, err := r.s.Reader.ByNumber(tx, row, nids)
+		// Not from the cache: the states of events may have been moved while somebody read them.
+		rows, err := tx.Events(nids)
+		if err != nil {
+			return err
+		}
+		ends, err := r.s.Reader.StoredRows(row, rows)
 		if err != nil {
 			return err
 		}
 		for _, n := range nids {
-			if ev := events[n]; ev != nil {
-				r.exts = append(r.exts, ev)
+			for _, ev := range ends {
+				if ev.NID == n {
+					r.exts = append(r.exts, ev)
+				}
 			}
 		}
 		if low, high, err := tx.OrdBounds(row.NID); err != nil {

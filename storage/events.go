@@ -404,3 +404,13 @@ func (tx Tx) RelatedEvents(room int64, target, relType, typ string, below, above
 		AND e.status = 0 AND e.ord < $5 AND e.ord > $6 `+order+` LIMIT $7`,
 		room, sql.Text(target), sql.Text(relType), sql.Text(typ), below, above, limit)
 }
+
+// EventsByTime lists a room's events, of whatever status, by time from one event on.
+func (tx Tx) EventsByTime(room, ts, nid int64, limit int) ([]Event, error) {
+	return tx.selectEvents(`WHERE e.room = $1 AND e.ts >= $2 AND (e.ts > $2 OR e.nid > $3) ORDER BY e.ts, e.nid LIMIT $4`, room, ts, nid, limit)
+}
+
+// MoveEvent gives an event other states before and after it.
+func (tx Tx) MoveEvent(nid, before, after int64) {
+	tx.Exec(`UPDATE events SET root_before = $2, root_after = $3 WHERE nid = $1`, nid, before, after)
+}

@@ -27,6 +27,8 @@ const usage = `Chancery is a Matrix homeserver.
         make an account; the password is asked for, or read from standard input
   chancery room explain ROOM EVENT [--json]
         say how an event was judged, and how the room's state was resolved around it
+  chancery room rebuild-state ROOM [--apply] [--json]
+        resolve the room's state again from its events, and show what differs from what is stored
   chancery version
         print the version
 `

@@ -18,33 +18,77 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-const roomUsage = `usage: chancery room explain ROOM EVENT [--json] [--config FILE] [--data DIR] [--server-name NAME]`
+const roomUsage = `usage: chancery room explain ROOM EVENT [--json] [--config FILE] [--data DIR] [--server-name NAME]
+       chancery room rebuild-state ROOM [--apply] [--json] [--config FILE] [--data DIR] [--server-name NAME]`
 
 func runRoom(ctx context.Context, args []string, t terminal) error {
 	flags := flag.NewFlagSet("room", flag.ContinueOnError)
 	var from configFlags
 	from.add(flags)
 	asJSON := flags.Bool("json", false, "")
+	apply := flags.Bool("apply", false, "")
 	words, err := parse(flags, args)
 	if err != nil {
 		return err
 	}
-	if len(words) != 3 || words[0] != "explain" {
+	asked := len(words) == 3 && words[0] == "explain" && !*apply
+	if !asked && (len(words) != 2 || words[0] != "rebuild-state") {
 		return badUsage("%s", roomUsage)
 	}
 	cfg, err := from.load(t)
 	if err != nil {
 		return err
 	}
-	x, err := operator.Explain(ctx, cfg, version, id.RoomID(words[1]), id.EventID(words[2]))
+	if asked {
+		x, err := operator.Explain(ctx, cfg, version, id.RoomID(words[1]), id.EventID(words[2]))
+		if err != nil {
+			return fmt.Errorf("the event cannot be explained: %w", err)
+		}
+		if *asJSON {
+			return printJSON(t.out, x)
+		}
+		explain(page{t.out}, x)
+		return nil
+	}
+	found, err := operator.Rebuild(ctx, cfg, version, id.RoomID(words[1]), *apply)
 	if err != nil {
-		return fmt.Errorf("the event cannot be explained: %w", err)
+		return fmt.Errorf("the state is as it was: %w", err)
 	}
 	if *asJSON {
-		return printJSON(t.out, x)
+		return printJSON(t.out, found)
 	}
-	explain(page{t.out}, x)
+	rebuilt(page{t.out}, found)
 	return nil
+}
+
+// rebuilt prints what a rebuild found, for a person.
+func rebuilt(p page, found *roomserver.Rebuilt) {
+	p.line("room %s: the states of %d events were resolved again; of %d the state before them is as another server gave it",
+		found.Room, found.Events, found.Trusted)
+	for _, v := range found.Judged {
+		p.line("  %s now: %s", v.Now, words(v.Brief))
+	}
+	if found.Differ == 0 && len(found.Changes) == 0 {
+		p.line("all of it is as it is stored")
+		return
+	}
+	p.line("%d events have another state than is stored, and the room's state differs in %d pieces", found.Differ, len(found.Changes))
+	name := func(b *roomserver.Brief) string {
+		if b == nil {
+			return "nothing"
+		}
+		return words(*b)
+	}
+	for _, c := range found.Changes {
+		p.line("  %s %q", c.Type, c.StateKey)
+		p.line("    is stored as  %s", name(c.Was))
+		p.line("    resolves to   %s", name(c.Is))
+	}
+	if found.Applied {
+		p.line("the room has moved to what it resolves to")
+	} else {
+		p.line("nothing was changed; --apply moves the room")
+	}
 }
 
 func printJSON(w io.Writer, v any) error {

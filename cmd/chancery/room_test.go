@@ -94,7 +94,18 @@ func TestRoomExplain(t *testing.T) {
 			}
 		}
 	}
+	rebuilt := func(args ...string) {
+		t.Helper()
+		code, out, errs := chancery(append([]string{"room", "rebuild-state", room}, args...)...)
+		if code != exitDone || !strings.Contains(out, "all of it is as it is stored") {
+			t.Errorf("exit %d %s %s", code, out, errs)
+		}
+		if code, _, errs := chancery("room", "rebuild-state", "!nowhere:localhost"); code != exitFailed || !strings.Contains(errs, "the state is as it was: unknown room") {
+			t.Errorf("exit %d %s", code, errs)
+		}
+	}
 	explained()
+	rebuilt()
 	stop()
 	select {
 	case code := <-done:
@@ -105,6 +116,7 @@ func TestRoomExplain(t *testing.T) {
 		t.Fatal("it did not stop")
 	}
 	explained()
+	rebuilt("--apply")
 	if code, _, _ := chancery("room", "explain", room); code != exitUsage {
 		t.Errorf("without an event: exit %d", code)
 	}

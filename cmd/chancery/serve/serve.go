@@ -5,7 +5,6 @@ package serve
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -295,19 +294,11 @@ func (s *server) own(ctx context.Context) error {
 	if !s.runs("roomserver") {
 		return nil
 	}
-	name, err := ownerName(filepath.Join(s.cfg.DataDir, "owner"))
+	name, err := operator.OwnerName(s.cfg)
 	if err != nil {
 		return fmt.Errorf("name this process: %w", err)
 	}
 	return s.rooms.Own(ctx, name)
-}
-
-func ownerName(path string) (string, error) {
-	if text, err := os.ReadFile(path); err == nil && len(text) > 0 {
-		return string(text), nil
-	}
-	name := rand.Text()
-	return name, os.WriteFile(path, []byte(name), 0o600)
 }
 
 // runners are the goroutines of the components, each until its context ends.
