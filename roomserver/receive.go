@@ -209,41 +209,54 @@ func (s *Server) takeReady(ctx context.Context, origin string, roomID id.RoomID,
 
 func (s *Server) takeReadyAs(ctx context.Context, who caller, roomID id.RoomID, events []*event.Event, results *pduResults) (rest []*event.Event) {
 	var unaskeds []*unasked
+	var turns []taken
 	for len(events) > 0 {
-		var errs []error
-		err := s.inAs(ctx, who, roomID, func(r *room) error {
-			errs = errs[:0]
+		t := taken{}
+		t.waits, t.err = s.begin(ctx, who, roomID, func(r *room) error {
+			t.errs = t.errs[:0]
 			defer r.foresee(events)()
 			for _, ev := range events {
-				errs = append(errs, r.take(ev, nil))
-				if !r.loaded || r.turn.wanted(who.rank) || len(errs) >= turnOfOthers && s.share.wanted(roomID, who.origin) {
+				t.errs = append(t.errs, r.take(ev, nil))
+				if !r.loaded || r.turn.wanted(who.rank) || len(t.errs) >= turnOfOthers && s.share.wanted(roomID, who.origin) {
 					return nil // the room must be read again before the next, or another goes first
 				}
 			}
 			return nil
 		})
-		if len(errs) == 0 { // not even begun
+		if len(t.errs) == 0 { // not even begun
 			for _, ev := range events {
-				results.set(ev.ID(), s.told(who.origin, ev, err))
+				results.set(ev.ID(), s.told(who.origin, ev, t.err))
 			}
-			return rest
+			break
 		}
-		for i, ev := range events[:len(errs)] {
-			if n := (*needs)(nil); errors.As(errs[i], &n) {
+		t.events, events = events[:len(t.errs)], events[len(t.errs):]
+		turns = append(turns, t)
+	}
+	for _, t := range turns {
+		// A commit that failed took all of its turn with it.
+		failed := cmp.Or(t.err, await(ctx, t.waits))
+		for i, ev := range t.events {
+			if n := (*needs)(nil); errors.As(t.errs[i], &n) {
 				rest = append(rest, ev)
 				continue
 			}
-			if u := (*unasked)(nil); errors.As(errs[i], &u) {
+			if u := (*unasked)(nil); errors.As(t.errs[i], &u) {
 				rest, unaskeds = append(rest, ev), append(unaskeds, u)
 				continue
 			}
-			// A commit that failed took all with it.
-			results.set(ev.ID(), s.told(who.origin, ev, cmp.Or(errs[i], err)))
+			results.set(ev.ID(), s.told(who.origin, ev, cmp.Or(t.errs[i], failed)))
 		}
-		events = events[len(errs):]
 	}
 	s.askAll(ctx, unaskeds)
 	return rest
+}
+
+// taken is what one turn of a room took, before it is known to be stored.
+type taken struct {
+	events []*event.Event
+	errs   []error
+	waits  []waiter
+	err    error
 }
 
 // told logs why an event was not taken.

@@ -233,11 +233,11 @@ func (p roomPlaces) Places(nids []int64) (map[int64]state.Place, error) {
 func (p roomPlaces) Events(spans []state.Span, limit int) (map[state.Place]int64, error) {
 	out := map[state.Place]int64{}
 	err := p.r.read(func(tx storage.Tx) error {
-		for _, s := range spans {
+		for _, s := range alike(spans) {
 			if len(out) >= limit {
 				break
 			}
-			rows, err := tx.PlacesIn(p.r.row.NID, s.Chain, s.First, s.Last, limit-len(out))
+			rows, err := tx.PlacesIn(p.r.row.NID, s.chains, s.first, s.last, limit-len(out))
 			if err != nil {
 				return err
 			}
@@ -248,6 +248,28 @@ func (p roomPlaces) Events(spans []state.Span, limit int) (map[state.Place]int64
 		return nil
 	})
 	return out, err
+}
+
+// part is the same part of some chains.
+type part struct {
+	chains      []int64
+	first, last int64
+}
+
+// alike puts spans together that one query reads: where many members' chains are looked at, all of them.
+func alike(spans []state.Span) (parts []part) {
+	type bounds struct{ first, last int64 }
+	at := map[bounds]int{}
+	for _, s := range spans {
+		i, ok := at[bounds{s.First, s.Last}]
+		if !ok {
+			i = len(parts)
+			at[bounds{s.First, s.Last}] = i
+			parts = append(parts, part{first: s.First, last: s.Last})
+		}
+		parts[i].chains = append(parts[i].chains, s.Chain)
+	}
+	return parts
 }
 
 func (p roomPlaces) Lengths(chains []int64) (map[int64]int64, error) {
@@ -273,11 +295,11 @@ func (p roomPlaces) LinksFrom(chains []int64) (out []state.Link, err error) {
 
 func (p roomPlaces) LinksTo(spans []state.Span, limit int) (out []state.Link, err error) {
 	err = p.r.read(func(tx storage.Tx) error {
-		for _, s := range spans {
+		for _, s := range alike(spans) {
 			if len(out) >= limit {
 				break
 			}
-			rows, err := tx.LinksTo(p.r.row.NID, s.Chain, s.First, s.Last, limit-len(out))
+			rows, err := tx.LinksTo(p.r.row.NID, s.chains, s.first, s.last, limit-len(out))
 			if err != nil {
 				return err
 			}

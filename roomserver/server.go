@@ -134,27 +134,31 @@ func (s *Server) in(ctx context.Context, roomID id.RoomID, fn func(*room) error)
 // inAs is in for somebody's work. That of other servers is also bounded over all rooms and divided among them,
 // so that a flood leaves the processors to our users and to everybody else.
 func (s *Server) inAs(ctx context.Context, who caller, roomID id.RoomID, fn func(*room) error) error {
+	waits, err := s.begin(ctx, who, roomID, fn)
+	if err != nil {
+		return err
+	}
+	return await(ctx, waits)
+}
+
+// begin is inAs without the waiting: what fn submitted is given to be awaited.
+func (s *Server) begin(ctx context.Context, who caller, roomID id.RoomID, fn func(*room) error) ([]waiter, error) {
 	for {
-		err := s.tryIn(ctx, who, roomID, fn)
+		s.mu.Lock()
+		r := s.rooms[roomID]
+		if r == nil {
+			r = newRoom(s, roomID)
+			s.rooms[roomID] = r
+		}
+		s.mu.Unlock()
+		waits, err := s.holding(ctx, who, r, fn)
 		if !errors.Is(err, errGone) {
-			return err
+			return waits, err
 		}
 	}
 }
 
-func (s *Server) tryIn(ctx context.Context, who caller, roomID id.RoomID, fn func(*room) error) error {
-	s.mu.Lock()
-	r := s.rooms[roomID]
-	if r == nil {
-		r = newRoom(s, roomID)
-		s.rooms[roomID] = r
-	}
-	s.mu.Unlock()
-
-	waits, err := s.holding(ctx, who, r, fn)
-	if err != nil {
-		return err
-	}
+func await(ctx context.Context, waits []waiter) error {
 	for _, p := range waits {
 		if err := p.Wait(ctx); err != nil {
 			return commitFailed(err)

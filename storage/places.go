@@ -44,10 +44,10 @@ func (tx Tx) PlacesOf(events []int64) ([]Place, error) {
 	return sql.Collect(tx.Tx, scanPlace, `SELECT event, chain, idx FROM event_places WHERE event = ANY($1)`, events)
 }
 
-// PlacesIn lists the events of a part of a chain.
-func (tx Tx) PlacesIn(room, chain, first, last int64, limit int) ([]Place, error) {
+// PlacesIn lists the events of the same part of some chains.
+func (tx Tx) PlacesIn(room int64, chains []int64, first, last int64, limit int) ([]Place, error) {
 	return sql.Collect(tx.Tx, scanPlace, `SELECT event, chain, idx FROM event_places
-		WHERE room = $1 AND chain = $2 AND idx >= $3 AND idx <= $4 ORDER BY idx LIMIT $5`, room, chain, first, last, limit)
+		WHERE room = $1 AND chain = ANY($2) AND idx >= $3 AND idx <= $4 ORDER BY chain, idx LIMIT $5`, room, chains, first, last, limit)
 }
 
 // ChainLengths gives the highest index of chains; Event is 0.
@@ -68,8 +68,8 @@ func (tx Tx) LinksFrom(room int64, chains []int64) ([]PlaceLink, error) {
 		WHERE room = $1 AND from_chain = ANY($2)`, room, chains)
 }
 
-// LinksTo lists the links from other chains into a part of a chain.
-func (tx Tx) LinksTo(room, chain, first, last int64, limit int) ([]PlaceLink, error) {
+// LinksTo lists the links from other chains into the same part of some chains.
+func (tx Tx) LinksTo(room int64, chains []int64, first, last int64, limit int) ([]PlaceLink, error) {
 	return sql.Collect(tx.Tx, scanLink, `SELECT from_chain, from_idx, to_chain, to_idx FROM chain_links
-		WHERE room = $1 AND to_chain = $2 AND to_idx >= $3 AND to_idx <= $4 AND from_chain <> $2 LIMIT $5`, room, chain, first, last, limit)
+		WHERE room = $1 AND to_chain = ANY($2) AND to_idx >= $3 AND to_idx <= $4 AND from_chain <> to_chain LIMIT $5`, room, chains, first, last, limit)
 }

@@ -12,6 +12,7 @@ func TestTranslationForSQLite(t *testing.T) {
 		{`SELECT $10`, `SELECT ?10`},
 		{`WHERE a = ANY($1) AND b = $2`, `WHERE a IN (SELECT value FROM json_each(?1)) AND b = ?2`},
 		{`WHERE a=ANY( $3 )`, `WHERE a IN (SELECT value FROM json_each(?3))`},
+		{`ORDER BY a LIMIT $12`, `ORDER BY a LIMIT ?12+0`},
 		{`WHERE a <> ALL($1)`, `WHERE a NOT IN (SELECT value FROM json_each(?1))`},
 		{`SELECT '$1', "$2", $3 -- $4` + "\n, $5", `SELECT '$1', "$2", ?3 -- $4` + "\n, ?5"},
 		{`SELECT 'it''s $1' || $1`, `SELECT 'it''s $1' || ?1`},
