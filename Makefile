@@ -6,7 +6,7 @@ BENCH    ?= .
 # Packages in which goroutines share memory: the race detector costs ten times the CPU.
 RACE      = ./storage/... ./endpoint/... ./roomserver/... ./users/... ./federation/... ./syncapi/...
 
-.PHONY: check test fmt vet staticcheck imports specrefs race fuzz bench e2e interop build
+.PHONY: check test fmt vet staticcheck imports specrefs race fuzz bench bench-joins e2e interop build
 
 check: fmt vet staticcheck imports specrefs test race
 
@@ -47,6 +47,12 @@ fuzz:
 # make bench BENCH=Append
 bench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+# Joins of rooms with so many members on both engines: time to the first message, time and memory to the whole room,
+# bytes in the database for each change of membership. Uses Linux's /proc.
+MEMBERS ?= 1000,10000,100000
+bench-joins:
+	CHANCERY_BENCH_MEMBERS=$(MEMBERS) $(GO) test -count=1 -v -timeout 60m -run TestJoinsOfLargeRooms ./test/bench
 
 # Real servers and encrypting clients in one go, told aloud.
 e2e:

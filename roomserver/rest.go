@@ -93,10 +93,15 @@ func (s *Server) fetchRest(ctx context.Context, roomID id.RoomID, g *given, try 
 		from := at
 		from.server = server
 		if last = from.fetch(ctx, g, try); last == nil {
-			return true, s.complete(ctx, &from)
+			last = s.complete(ctx, &from)
 		}
-		if ctx.Err() != nil {
+		switch {
+		case last == nil:
+			return true, nil
+		case ctx.Err() != nil:
 			return false, ctx.Err()
+		case errors.Is(last, errOvertaken):
+			return false, last
 		}
 		s.Log.Info("a server could not give the rest of a room", zap.String("server", server), zap.String("room", string(roomID)), zap.Error(last))
 		g = nil

@@ -35,6 +35,9 @@ type Room struct {
 	Version *event.Version
 	Servers []*homeserver.Peer
 
+	// Live makes what servers of ours send part of the room.
+	Live bool
+
 	// Intercept sees each request before it is answered; true says that it has answered itself. kind is the
 	// word of the path: make_join, send_join, state, state_ids, event, ...
 	Intercept func(kind string, w http.ResponseWriter, r *http.Request) bool
@@ -48,7 +51,8 @@ type Room struct {
 	requests map[string]int
 	received map[id.EventID]json.RawMessage // PDUs that were sent to us, joins apart
 	edus     []json.RawMessage
-	arrived  chan struct{} // closed when something is received
+	made     map[id.EventID]*event.Event // that are not part of the room
+	arrived  chan struct{}               // closed when something is received
 }
 
 // New builds a room. The servers answer until the test ends.
@@ -65,7 +69,7 @@ func New(t testing.TB, ca *homeserver.CA, o Options) *Room {
 		t.Fatalf("no room version %q", o.Version)
 	}
 	r := &Room{Version: version, at: map[id.EventID]int{}, state: map[auth.Key]id.EventID{},
-		requests: map[string]int{}, received: map[id.EventID]json.RawMessage{}, arrived: make(chan struct{})}
+		requests: map[string]int{}, received: map[id.EventID]json.RawMessage{}, made: map[id.EventID]*event.Event{}, arrived: make(chan struct{})}
 	for range o.Servers {
 		r.Servers = append(r.Servers, homeserver.NewPeer(t, ca))
 	}
@@ -226,6 +230,7 @@ func (r *Room) Make(t testing.TB, sender int, typ string, stateKey *string, cont
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.made[ev.ID()] = ev
 	return ev
 }
 
@@ -283,6 +288,20 @@ func (r *Room) State() map[id.EventID]bool {
 	return out
 }
 
+// JoinOf is the first event by which a user joined.
+func (r *Room) JoinOf(t testing.TB, user id.UserID) id.EventID {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, ev := range r.order {
+		if ev.IsState("m.room.member", string(user)) && ev.Membership() == "join" {
+			return ev.ID()
+		}
+	}
+	t.Fatalf("%s never joined", user)
+	return ""
+}
+
 // Event finds an event of the room.
 func (r *Room) Event(eventID id.EventID) *event.Event {
 	r.mu.Lock()
@@ -290,23 +309,35 @@ func (r *Room) Event(eventID id.EventID) *event.Event {
 	return r.find(eventID)
 }
 
+// AwaitMember waits until a user is something in the room; Live must be set.
+func (r *Room) AwaitMember(t testing.TB, user, membership string) {
+	t.Helper()
+	r.await(t, user+" has membership "+membership, func() bool {
+		ev := r.find(r.state[auth.Key{Type: "m.room.member", StateKey: user}])
+		return ev != nil && ev.Membership() == membership
+	})
+}
+
 // Await waits until an event was sent to one of the servers.
 func (r *Room) Await(t testing.TB, eventID id.EventID) {
+	t.Helper()
+	r.await(t, string(eventID)+" is here", func() bool { return r.received[eventID] != nil || r.find(eventID) != nil })
+}
+
+func (r *Room) await(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	late := time.After(time.Minute)
 	for {
 		r.mu.Lock()
-		_, ok := r.received[eventID]
-		_, joined := r.at[eventID]
-		arrived := r.arrived
+		done, arrived := is(), r.arrived
 		r.mu.Unlock()
-		if ok || joined {
+		if done {
 			return
 		}
 		select {
 		case <-arrived:
 		case <-late:
-			t.Fatalf("%s has not arrived", eventID)
+			t.Fatalf("waited in vain until %s", what)
 		}
 	}
 }

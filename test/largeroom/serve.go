@@ -273,6 +273,9 @@ func (r *Room) missing(w http.ResponseWriter, req *http.Request) {
 func (r *Room) eventAuth(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	e := r.find(id.EventID(req.PathValue("event")))
+	if e == nil {
+		e = r.made[id.EventID(req.PathValue("event"))]
+	}
 	var chain []*event.Event
 	if e != nil {
 		chain = r.chain([]*event.Event{e})
@@ -304,6 +307,9 @@ func (r *Room) receive(w http.ResponseWriter, req *http.Request) {
 	for _, raw := range in.PDUs {
 		if ev, err := event.Parse(r.Version, raw); err == nil {
 			r.received[ev.ID()] = raw
+			if r.Live && r.find(ev.ID()) == nil {
+				r.append(ev)
+			}
 			results, _ = sjson.Set(results, "pdus."+strings.ReplaceAll(string(ev.ID()), ".", `\.`), map[string]any{})
 		}
 	}
@@ -328,3 +334,9 @@ func (r *Room) Adopt(eventID id.EventID) error {
 	}
 	return err
 }
+
+// Whole answers with the state as a good server does, for a test that spoils it.
+func (r *Room) Whole(w http.ResponseWriter, req *http.Request) { r.stateBefore(w, req, false) }
+
+// One answers with an event as a good server does.
+func (r *Room) One(w http.ResponseWriter, req *http.Request) { r.oneEvent(r.Servers[0], w, req) }

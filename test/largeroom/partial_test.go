@@ -1,0 +1,234 @@
+package largeroom_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"chancery/roomserver/event"
+	"chancery/test/homeserver"
+	"chancery/test/largeroom"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// shown says whether a user finds an event.
+func shown(u *homeserver.User, room *largeroom.Room, v id.EventID) bool {
+	return u.Ask("GET", homeserver.Room(string(room.ID), "event", string(v)), nil).Status == 200
+}
+
+func TestPartialJoinGoesOnAfterKill(t *testing.T) {
+	// spec: msc3902
+	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+		ca := homeserver.NewCA(t)
+		room := largeroom.New(t, ca, small)
+		s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh(), Process: true})
+		alice := s.Register(t, "alice")
+		half := newGate()
+		t.Cleanup(half.Open)
+		var asked atomic.Int32
+		room.Intercept = func(kind string, w http.ResponseWriter, r *http.Request) bool {
+			if kind != "state" || asked.Add(1) > 1 {
+				return false
+			}
+			// The first answer stops in the middle.
+			whole := &recorded{header: http.Header{}}
+			room.Whole(whole, r)
+			w.Header().Set("Content-Type", "application/json")
+			io.WriteString(w, whole.text.String()[:whole.text.Len()*2/3])
+			http.NewResponseController(w).Flush()
+			half.wait(r)
+			return true
+		}
+		alice.Join(string(room.ID), room.Servers[0].Name)
+		<-half.asked
+		s.Kill()
+		s.Start()
+		members := awaitWhole(t, alice, room)
+		if n := len(members.Get("chunk").Array()); n != 1011 {
+			t.Errorf("%d member events, want 1011", n)
+		}
+		if n := room.Requests("state"); n > 2 {
+			t.Errorf("the state was asked for %d times", n)
+		}
+		last := room.Add(t, 3, "m.room.message", nil, J{"msgtype": "m.text", "body": "hello"})
+		room.Tell(t, s, last)
+		sameState(t, s, room, last.ID(), room.State())
+	})
+}
+
+// recorded keeps an answer.
+type recorded struct {
+	header http.Header
+	text   strings.Builder
+}
+
+func (r *recorded) Header() http.Header         { return r.header }
+func (r *recorded) Write(p []byte) (int, error) { return r.text.Write(p) }
+func (r *recorded) WriteHeader(int)             {}
+
+func TestWhatWasJudgedInPartIsJudgedAgain(t *testing.T) {
+	// spec: msc3902
+	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+		ca := homeserver.NewCA(t)
+		room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 3, Left: 2})
+		s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+		alice := s.Register(t, "alice")
+		held := holdState(t, room)
+		alice.Join(string(room.ID), room.Servers[0].Name)
+		gone := 20 // left before we came, and says that they are there
+		join := room.JoinOf(t, room.User(gone))
+		lie := room.Make(t, gone, "m.room.message", nil, J{"msgtype": "m.text", "body": "I am still here"}, func(p *event.Proto) {
+			p.AuthEvents = []id.EventID{p.AuthEvents[0], p.AuthEvents[1], join}
+		})
+		room.Tell(t, s, lie)
+		if !shown(alice, room, lie.ID()) {
+			t.Error("what a part of the state allows is not shown")
+		}
+		said := room.Add(t, 5, "m.room.message", nil, J{"msgtype": "m.text", "body": "and I am"})
+		room.Tell(t, s, said)
+		held.Open()
+		awaitWhole(t, alice, room)
+		if shown(alice, room, lie.ID()) {
+			t.Error("what the whole state forbids is still shown")
+		}
+		if !shown(alice, room, said.ID()) {
+			t.Error("what the whole state allows is shown no more")
+		}
+		sameState(t, s, room, said.ID(), room.State())
+		// The room goes on: the event that was rejected is no end to build on.
+		room.Await(t, id.EventID(alice.Send(string(room.ID), "good to know")))
+	})
+}
+
+func TestLeavingAndComingBackWhilePartial(t *testing.T) {
+	// spec: msc3902
+	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+		ca := homeserver.NewCA(t)
+		room := largeroom.New(t, ca, largeroom.Options{Members: 30, Servers: 3})
+		s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+		alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
+		room.Live = true
+		held := holdState(t, room)
+		alice.Join(string(room.ID), room.Servers[0].Name)
+		leave := func() {
+			alice.OK("POST", homeserver.Room(string(room.ID), "leave"), J{})
+			room.AwaitMember(t, alice.ID, "leave")
+		}
+		leave()
+		alice.Join(string(room.ID), room.Servers[1].Name)
+		bob.Join(string(room.ID), room.Servers[2].Name)
+		leave()
+		// A kick, too, ends it.
+		key := bob.ID
+		kick := room.Add(t, 0, "m.room.member", &key, J{"membership": "leave"})
+		room.Tell(t, s, kick)
+		bob.Refused(403, "M_FORBIDDEN", "PUT", homeserver.Room(string(room.ID), "send", "m.room.message", homeserver.Txn()), J{"body": "x", "msgtype": "m.text"})
+		bob.Join(string(room.ID), room.Servers[0].Name)
+		held.Open()
+		awaitWhole(t, bob, room)
+		if n := bob.OK("GET", homeserver.Room(string(room.ID), "joined_members"), nil).Get("joined").Map(); len(n) != 31 {
+			t.Errorf("%d joined members, want 31", len(n))
+		}
+	})
+}
+
+func TestHostileResidentDoesNotStopTheServer(t *testing.T) {
+	// spec: msc3902
+	ca := homeserver.NewCA(t)
+	s := homeserver.Start(t, homeserver.Options{CA: ca, Settings: map[string]string{"CHANCERY_FEDERATION_RETRY_MIN": "100ms"}})
+	alice := s.Register(t, "alice")
+	for name, spoil := range map[string]func(room *largeroom.Room, kind string, w http.ResponseWriter, r *http.Request) bool{
+		"nonsense for names": func(_ *largeroom.Room, kind string, w http.ResponseWriter, _ *http.Request) bool {
+			if kind == "state_ids" {
+				io.WriteString(w, `{}`)
+			}
+			return kind == "state_ids"
+		},
+		"names of what is not there": func(_ *largeroom.Room, kind string, w http.ResponseWriter, _ *http.Request) bool {
+			if kind == "state_ids" {
+				fmt.Fprintf(w, `{"pdu_ids":["$%s"],"auth_chain_ids":["$a","$b"]}`, strings.Repeat("x", 43))
+			}
+			return kind == "state_ids"
+		},
+		"events without signatures": func(room *largeroom.Room, kind string, w http.ResponseWriter, r *http.Request) bool {
+			if kind != "state" && kind != "event" {
+				return false
+			}
+			whole := &recorded{header: http.Header{}}
+			if kind == "event" {
+				room.One(whole, r)
+			} else {
+				room.Whole(whole, r)
+			}
+			io.WriteString(w, strings.ReplaceAll(whole.text.String(), `"ed25519:a`, `"ed25519:b`))
+			return true
+		},
+		"an answer that does not end": func(_ *largeroom.Room, kind string, w http.ResponseWriter, _ *http.Request) bool {
+			if kind != "state" {
+				return false
+			}
+			io.WriteString(w, `{"pdus":[`)
+			for range 50 << 20 / 1024 {
+				if _, err := io.WriteString(w, `{"type":"`+strings.Repeat("x", 1000)+`"},`); err != nil {
+					break
+				}
+			}
+			return true
+		},
+		"a refusal": func(_ *largeroom.Room, kind string, w http.ResponseWriter, _ *http.Request) bool {
+			if kind == "state_ids" {
+				w.WriteHeader(http.StatusForbidden)
+				io.WriteString(w, `{"errcode":"M_FORBIDDEN","error":"no"}`)
+			}
+			return kind == "state_ids"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			room := largeroom.New(t, ca, largeroom.Options{Members: 400, Servers: 3})
+			bad := room.Servers[0].Name
+			room.Intercept = func(kind string, w http.ResponseWriter, r *http.Request) bool {
+				return r.Host == bad && spoil(room, kind, w, r)
+			}
+			alice := alice.As(t)
+			alice.Join(string(room.ID), bad)
+			// The room can be used, whatever its resident does, and another server gives the rest.
+			room.Await(t, id.EventID(alice.Send(string(room.ID), "hello")))
+			members := awaitWhole(t, alice, room)
+			if n := len(members.Get("chunk").Array()); n != 401 {
+				t.Errorf("%d member events, want 401", n)
+			}
+		})
+	}
+}
+
+func TestOurServersJoinEachOtherInPart(t *testing.T) {
+	// spec: msc3902, msc3706
+	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+		ca := homeserver.NewCA(t)
+		a := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+		b := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+		alice, bob := a.Register(t, "alice"), b.Register(t, "bob")
+		for _, of := range []struct{ owner, guest *homeserver.User }{{alice, bob}, {bob, alice}} {
+			room := of.owner.CreateRoom(J{"preset": "private_chat", "name": "inner circle"})
+			of.owner.Invite(room, of.guest.ID)
+			of.guest.Join(room, of.owner.Server.Name)
+			sent := of.guest.Send(room, "I am here")
+			members := of.guest.OK("GET", homeserver.Room(room, "members"), nil).Get("chunk").Array()
+			if len(members) != 2 {
+				t.Errorf("%d members", len(members))
+			}
+			want := of.owner.OK("GET", homeserver.Room(room, "state"), nil).Get("#.event_id").Array()
+			got := of.guest.OK("GET", homeserver.Room(room, "state"), nil).Get("#.event_id").Array()
+			if len(want) != len(got) {
+				t.Errorf("%d pieces of state with who joined, %d where they joined", len(got), len(want))
+			}
+			if a := of.owner.Ask("GET", homeserver.Room(room, "event", sent), nil); a.Status != 200 && a.Status != 404 {
+				t.Errorf("%s", a)
+			}
+		}
+	})
+}
