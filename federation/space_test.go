@@ -11,6 +11,7 @@ import (
 
 	"chancery"
 	"chancery/roomserver"
+	"chancery/storage"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -50,6 +51,23 @@ func (n *node) child(user id.UserID, space, room id.RoomID, order string, via ..
 		servers = append(servers, v.name)
 	}
 	n.set(user, space, "m.space.child", string(room), map[string]any{"via": servers, "order": order})
+}
+
+// whole waits until a server knows everybody in a room that it has joined.
+func (n *node) whole(room id.RoomID) {
+	n.t.Helper()
+	eventually(n.t, "the room is whole", func() bool {
+		partial := true
+		err := n.db.Read(n.t.Context(), func(tx storage.Tx) error {
+			row, ok, err := tx.Room(string(room))
+			partial = !ok || row.Partial
+			return err
+		})
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		return !partial
+	})
 }
 
 // tree lists the rooms that a user sees in a space.
@@ -132,6 +150,7 @@ func TestARestrictedRoomElsewhereIsShownToThoseInTheSpace(t *testing.T) {
 			t.Fatalf("the room is told of: %+v, %v", far, err)
 		}
 		b.join(charlie, space, a)
+		b.whole(space)
 		if got := a.tree(alice, space); !slices.Equal(got, []id.RoomID{space, room}) {
 			t.Errorf("who is in the space sees %v", got)
 		}

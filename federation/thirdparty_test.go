@@ -153,6 +153,7 @@ func TestSomebodyIsInvitedByAnAddress(t *testing.T) {
 			t.Errorf("the invite holds %s", got.Raw)
 		}
 		b.join(bob, room, a)
+		b.whole(room)
 
 		// Of a server that is in the room, but is not that of who invited: it makes the event itself.
 		if status := d.onBind(b, room, carol, alice, d.proof("token2", carol, alice)); status != 200 {

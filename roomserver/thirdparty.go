@@ -112,7 +112,8 @@ func (s *Server) AcceptAddressInvite(ctx context.Context, p Proof) error {
 	here := false
 	err := s.DB.Read(ctx, func(tx storage.Tx) error {
 		rows, _, err := roomsWith(tx, s.ServerName, []id.RoomID{p.Room})
-		here = len(rows) > 0
+		// Where we do not know yet who is in the room, we cannot tell whether who invited still is.
+		here = len(rows) > 0 && (!rows[0].Partial || s.IsLocal(p.Sender))
 		return err
 	})
 	if err != nil {
