@@ -41,16 +41,22 @@ func (c *Client) SendTransaction(ctx context.Context, destination, txnID string,
 		o.Timeout = time.Minute
 	}
 	o.mustAccept = true
-	var out struct {
-		PDUs map[id.EventID]struct {
-			Error string `json:"error"`
-		} `json:"pdus"`
-	}
+	var out map[string]json.RawMessage
 	if err := c.Do(ctx, destination, "PUT", at(v1, "send", txnID), txn, &out, o); err != nil {
 		return nil, err
 	}
+	// Any object says that the transaction was taken. What it says of single events only informs, and must not
+	// keep all that comes after waiting when it is put strangely.
+	var results map[id.EventID]json.RawMessage
+	_ = json.Unmarshal(out["pdus"], &results)
 	refused = map[id.EventID]string{}
-	for event, result := range out.PDUs {
+	for event, raw := range results {
+		var result struct {
+			Error string `json:"error"`
+		}
+		if json.Unmarshal(raw, &result) != nil {
+			result.Error = "no proper result"
+		}
 		if result.Error != "" {
 			refused[event] = result.Error
 		}

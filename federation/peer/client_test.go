@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -226,16 +227,25 @@ func TestNonsenseIsNoSuccessOfATransaction(t *testing.T) {
 		_, err := c.SendTransaction(t.Context(), name, "t", Transaction{}, Opts{})
 		return err
 	}
-	for i, nonsense := range []string{"", "<html>welcome</html>", `{"pdus":`, `[]`, `{"pdus":{"$a":5}}`} {
+	for i, nonsense := range []string{"", "<html>welcome</html>", `{"pdus":`, `[]`, `"ok"`} {
 		body = nonsense
 		if send() == nil || c.Destination(name).Failures != i+1 {
 			t.Errorf("%q: failures are %d, want %d", nonsense, c.Destination(name).Failures, i+1)
 		}
 		now = c.Destination(name).RetryAt
 	}
-	body = `{}`
-	if err := send(); err != nil || c.Destination(name).Failures != 0 {
-		t.Errorf("an answer that names no event: %v, %+v", err, c.Destination(name))
+	for answer, want := range map[string]map[id.EventID]string{
+		`{}`:                   {},
+		`{"pdus":[]}`:          {},
+		`{"pdus":{"$a":5}}`:    {"$a": "no proper result"},
+		`{"pdus":{"$a":null}}`: {},
+		`{"pdus":{"$a":{"error":"no"},"$b":{"error":null},"$c":{}}}`: {"$a": "no"},
+	} {
+		body = answer
+		refused, err := c.SendTransaction(t.Context(), name, "t", Transaction{}, Opts{})
+		if err != nil || c.Destination(name).Failures != 0 || !maps.Equal(refused, want) {
+			t.Errorf("%s: refused are %v, %v", answer, refused, err)
+		}
 	}
 }
 
