@@ -133,6 +133,14 @@ func TestRegisterBySharedSecret(t *testing.T) {
 		s.want(200, "", root.token, "GET", v3+"/admin/whois/"+alice.user, nil)
 		s.want(403, "M_FORBIDDEN", alice.token, "GET", v3+"/admin/whois/"+root.user, nil)
 		s.want(400, "M_USER_IN_USE", "", "POST", path, ask("alice", false, mac("alice", "notadmin")))
+		named := ask("carol", false, mac("carol", "notadmin"))
+		named["displayname"] = strings.Repeat("x", 256)
+		s.want(400, "M_INVALID_PARAM", "", "POST", path, named)
+		named["displayname"] = "Carol"
+		carol := personOf(s.want(200, "", "", "POST", path, named))
+		if name := s.want(200, "", "", "GET", v3+"/profile/"+carol.user, nil).text("displayname"); name != "Carol" {
+			s.t.Errorf("carol is called %q", name)
+		}
 		s.want(400, "M_INVALID_USERNAME", "", "POST", path, ask("a b", false, mac("a b", "notadmin")))
 		s.want(403, "M_FORBIDDEN", "", "POST", path, ask("bob", true, mac("bob", "notadmin")))
 		s.want(403, "M_FORBIDDEN", "", "POST", path, ask("bob", false, "no hex"))

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"time"
 
 	"chancery"
@@ -60,6 +61,7 @@ type SecretIn struct {
 		Username   string      `json:"username" required:"true"`
 		Password   string      `json:"password" required:"true"`
 		Admin      bool        `json:"admin"`
+		Name       string      `json:"displayname"`
 		UserType   *string     `json:"user_type"`
 		MAC        string      `json:"mac" required:"true"`
 		DeviceID   id.DeviceID `json:"device_id"`
@@ -67,6 +69,9 @@ type SecretIn struct {
 		NoLogin    bool        `json:"inhibit_login"`
 	} `body:"json"`
 }
+
+// maxName is how long the display name of a new account may be.
+const maxName = 255
 
 // RegisterBySecret makes an account for a tool that knows the shared secret, an
 // administrator's too, whether registration is open or not.
@@ -81,6 +86,9 @@ func (a *API) RegisterBySecret(ctx context.Context, in *SecretIn) (*signedIn, er
 	if !a.goodMAC(in) {
 		return nil, chancery.Forbidden("the mac is wrong")
 	}
+	if len(b.Name) > maxName {
+		return nil, chancery.InvalidParam("the display name is longer than %d bytes", maxName)
+	}
 	var device *users.NewDevice
 	if !b.NoLogin {
 		device = &users.NewDevice{ID: b.DeviceID, Name: b.DeviceName, IP: in.Caller.IP, UserAgent: in.Caller.UserAgent}
@@ -88,6 +96,15 @@ func (a *API) RegisterBySecret(ctx context.Context, in *SecretIn) (*signedIn, er
 	tokens, err := a.Users.Create(ctx, users.NewAccount{Name: b.Username, Password: b.Password, Admin: b.Admin}, device)
 	if err != nil {
 		return nil, err
+	}
+	if b.Name != "" {
+		name, err := json.Marshal(b.Name)
+		if err != nil {
+			return nil, err
+		}
+		if err := a.Users.SetProfileField(ctx, tokens.User, "displayname", name); err != nil {
+			return nil, err
+		}
 	}
 	return a.signedIn(tokens), nil
 }
