@@ -150,6 +150,9 @@ func (s *Server) rebuild(ctx context.Context, roomID id.RoomID, base int64) (b *
 	b = &rebuilding{Rebuilt: Rebuilt{Room: roomID, Judged: []Verdict{}, Changes: []Moved{}}, at: map[id.EventID]int{}, moved: map[int64]roots{}}
 	err = s.aside(ctx, roomID, func(r *room) error {
 		b.r = r
+		if r.row.Partial {
+			return chancery.Errorf(409, chancery.CodeUnknown, "a part of the room's state is still to come: it is resolved again when that is here")
+		}
 		if base != 0 {
 			r.row.NextNode = base
 		}
