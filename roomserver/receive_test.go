@@ -40,7 +40,7 @@ func (o other) LoadKeys(_ context.Context, server string) ([]peer.ServerKey, err
 func (o other) SaveKeys(context.Context, []peer.ServerKey) error { return nil }
 
 // beside makes an engine that knows the keys of another server.
-func beside(t *testing.T, options sql.Options) (*roomserver.Server, other) {
+func beside(t testing.TB, options sql.Options) (*roomserver.Server, other) {
 	t.Helper()
 	o := other{"b.example", peer.NewSigningKey()}
 	keys, err := peer.LoadKeys(t.TempDir()+"/signing.key", "a.example")
@@ -66,7 +66,7 @@ func beside(t *testing.T, options sql.Options) (*roomserver.Server, other) {
 }
 
 // sign makes a proposal into an event of the other server.
-func (o other) sign(t *testing.T, version string, proposal json.RawMessage, change func(*event.Proto)) *event.Event {
+func (o other) sign(t testing.TB, version string, proposal json.RawMessage, change func(*event.Proto)) *event.Event {
 	t.Helper()
 	v, _ := event.Lookup(version)
 	g := gjson.ParseBytes(proposal)
@@ -92,7 +92,7 @@ func (o other) sign(t *testing.T, version string, proposal json.RawMessage, chan
 }
 
 // join brings carol in through the handshake, and gives her join.
-func (o other) join(t *testing.T, s *roomserver.Server, room id.RoomID) *event.Event {
+func (o other) join(t testing.TB, s *roomserver.Server, room id.RoomID) *event.Event {
 	t.Helper()
 	made, err := s.MakeMembership(t.Context(), o.name, room, carol, "join", []string{"11", "12"})
 	if err != nil {
@@ -111,7 +111,7 @@ func (o other) join(t *testing.T, s *roomserver.Server, room id.RoomID) *event.E
 }
 
 // told is what a join is answered with.
-func told(t *testing.T, s *roomserver.Server, origin string, taken *roomserver.Taken, omitMembers bool) (state, chain []json.RawMessage) {
+func told(t testing.TB, s *roomserver.Server, origin string, taken *roomserver.Taken, omitMembers bool) (state, chain []json.RawMessage) {
 	t.Helper()
 	what, err := s.StateFor(t.Context(), origin, taken, omitMembers)
 	if err != nil {
@@ -188,7 +188,7 @@ func TestJoinIsAnsweredWithoutMembersToWhoCanWait(t *testing.T) {
 	}
 }
 
-func (o other) message(t *testing.T, version string, room id.RoomID, after, auth []id.EventID, body string) *event.Event {
+func (o other) message(t testing.TB, version string, room id.RoomID, after, auth []id.EventID, body string) *event.Event {
 	t.Helper()
 	return o.sign(t, version, nil, func(p *event.Proto) {
 		p.RoomID, p.Sender, p.Type, p.Content = room, carol, "m.room.message", content(map[string]any{"body": body, "msgtype": "m.text"})
@@ -196,7 +196,7 @@ func (o other) message(t *testing.T, version string, room id.RoomID, after, auth
 	})
 }
 
-func stateOf(t *testing.T, s *roomserver.Server, room id.RoomID, typ, key string) *roomserver.Stored {
+func stateOf(t testing.TB, s *roomserver.Server, room id.RoomID, typ, key string) *roomserver.Stored {
 	t.Helper()
 	var found *roomserver.Stored
 	err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
@@ -230,7 +230,7 @@ func statusOf(t *testing.T, s *roomserver.Server, eventID id.EventID) storage.Ev
 }
 
 // authIDs are the auth events of a message of carol.
-func authIDs(t *testing.T, s *roomserver.Server, version string, room id.RoomID, join id.EventID) []id.EventID {
+func authIDs(t testing.TB, s *roomserver.Server, version string, room id.RoomID, join id.EventID) []id.EventID {
 	ids := []id.EventID{join, stateOf(t, s, room, "m.room.power_levels", "").ID()}
 	if version != "12" {
 		ids = append(ids, stateOf(t, s, room, "m.room.create", "").ID())
