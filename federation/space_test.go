@@ -144,7 +144,10 @@ func TestARestrictedRoomElsewhereIsShownToThoseInTheSpace(t *testing.T) {
 		room := b.room(charlie, map[string]any{"m.room.join_rules": map[string]any{"join_rule": "restricted",
 			"allow": []any{map[string]any{"type": "m.room_membership", "room_id": space}}}})
 		a.child(alice, space, room, "1", b)
-		// The room's server does not know who is in the space.
+		// The room's server does not know who is in the space, and nobody remembers its no.
+		if got := a.tree(alice, space); !slices.Equal(got, []id.RoomID{space}) {
+			t.Errorf("before, who is in the space sees %v", got)
+		}
 		far, err := b.rooms.SpaceFor(t.Context(), a.name, room, false)
 		if !chancery.IsCode(err, chancery.CodeNotFound) {
 			t.Fatalf("the room is told of: %+v, %v", far, err)

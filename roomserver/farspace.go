@@ -23,7 +23,7 @@ type farSpace struct {
 	until    time.Time
 }
 
-// What servers say of rooms is remembered this long; that one had nothing to say, not so long.
+// What servers say of rooms is remembered this long; that one could not be asked, not so long.
 //
 // spec: s2s/getSpaceHierarchy
 const (
@@ -94,7 +94,8 @@ func (s *Server) askSpace(ctx context.Context, server string, roomID id.RoomID) 
 			size += len(c)
 		}
 	}
-	if ctx.Err() == nil {
+	// A no is not remembered: the next moment somebody here may enter what opens the room to us.
+	if ctx.Err() == nil && !knowsNot(err) {
 		s.farSpaces.put(server+" "+string(roomID), space, size)
 	}
 	return space
