@@ -6,7 +6,7 @@ BENCH    ?= .
 # Packages in which goroutines share memory: the race detector costs ten times the CPU.
 RACE      = ./storage/... ./endpoint/... ./roomserver/... ./users/... ./federation/... ./syncapi/...
 
-.PHONY: check test fmt vet staticcheck imports specrefs race fuzz bench bench-joins e2e interop build
+.PHONY: check test fmt vet staticcheck imports specrefs race fuzz chaos order bench bench-joins e2e interop build
 
 check: fmt vet staticcheck imports specrefs test race
 
@@ -43,6 +43,16 @@ fuzz:
 		done; \
 	done
 	GOEXPERIMENT=jsonv2 $(GO) test -run '^$$' -fuzz '^FuzzOracle$$' -fuzztime $(FUZZTIME) ./roomserver/auth
+
+# Servers under partitions, lost requests and SIGKILL: make chaos SEEDS=20 FIRST=1
+SEEDS ?= 10
+FIRST ?=
+chaos:
+	CHANCERY_CHAOS_SEEDS=$(SEEDS) CHANCERY_CHAOS_FIRST=$(FIRST) $(GO) test -count=1 -v -timeout 4h -run TestChaos ./test/chaos
+
+# Rooms of all versions told in any order: make order SEEDS=20 FIRST=1
+order:
+	ORDER_SEEDS=$(SEEDS) ORDER_FIRST=$(or $(FIRST),1) $(GO) test -count=1 -timeout 4h -run TestOrderOfDelivery ./roomserver
 
 # make bench BENCH=Append
 bench:

@@ -50,11 +50,10 @@ type acked struct {
 
 // ledger is what was promised.
 type ledger struct {
-	mu      sync.Mutex // guards the rest
-	acks    []acked
-	invites int
-	bad     []string
-	doings  map[string][2]int // by kind: tried, done
+	mu     sync.Mutex // guards the rest
+	acks   []acked
+	bad    []string
+	doings map[string][2]int // by kind: tried, done
 }
 
 func (l *ledger) note(kind string, done bool) {
