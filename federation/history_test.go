@@ -224,6 +224,12 @@ func TestStateIsGivenWithItsAuthChain(t *testing.T) {
 		if err != nil || !strings.Contains(fmt.Sprintf("%s", chain), "m.room.power_levels") {
 			t.Errorf("the auth chain of a message: %s, %v", chain, err)
 		}
+		// Though in version 12 no event names it.
+		for what, list := range map[string]any{"state": state.AuthChain, "message": chain} {
+			if n := strings.Count(fmt.Sprintf("%s", list), `"m.room.create"`); n != 1 {
+				t.Errorf("the create event stands %d times in the auth chain of the %s", n, what)
+			}
+		}
 		if found, _, err := b.peer.TimestampToEvent(t.Context(), a.name, room, time.Now().UnixMilli()+1000, "b"); err != nil || found != last {
 			t.Errorf("the last event is %s, %v, want %s", found, err, last)
 		}

@@ -311,6 +311,7 @@ func (r *room) becomeWhole(t *truth) (err error) {
 			}
 		}
 		m.write(tx, row.NID, row.ID)
+		tx.EndInvites(row.NID, row.ID, r.s.ServerName)
 		for _, f := range m.facts {
 			tx.Announce(f)
 		}

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
+	"chancery/roomserver/event"
 	"chancery/roomserver/state"
 	"chancery/storage"
 
@@ -74,6 +76,17 @@ func (s *Server) snapshot(ctx context.Context, room storage.Room, root state.Roo
 	}
 	for _, n := range also {
 		chain[n] = true
+	}
+	if version, ok := event.Lookup(room.Version); ok && version.RoomIDIsCreateHash && len(chain) > 0 {
+		// From version 12 on no event names the create event among its auth events, but all are judged by it: other
+		// servers have it in their auth chains, and Dendrite joins none of our rooms without.
+		create, err := s.numbersOf(ctx, room, []id.EventID{id.EventID("$" + strings.TrimPrefix(room.ID, "!"))})
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range create {
+			chain[n] = true
+		}
 	}
 	if omitMembers {
 		// spec: s2s/sendJoinV2, "Any events returned within state can be omitted from auth_chain"

@@ -401,6 +401,13 @@ func (tx Tx) DeleteInvite(user, roomID string) {
 	tx.Exec(`DELETE FROM invites WHERE user_id = $1 AND room_id = $2`, sql.Text(user), sql.Text(roomID))
 }
 
+// EndInvites removes what we held of invites and knocks from elsewhere of a server's users of whom the room itself
+// tells now.
+func (tx Tx) EndInvites(room int64, roomID, server string) {
+	tx.Exec(`DELETE FROM invites WHERE room_id = $1 AND user_id IN (SELECT user_id FROM members WHERE room = $2 AND server = $3)`,
+		sql.Text(roomID), room, server)
+}
+
 func scanInt(r *sql.Rows) (int64, error) {
 	var n int64
 	err := r.Scan(&n)
