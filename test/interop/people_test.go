@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"image"
+	_ "image/jpeg" // what some thumbnails are
 	"image/png"
 	"io"
 	"net/http"
