@@ -48,7 +48,7 @@ func (r *room) readPartial(tx storage.Tx) error {
 
 // errPartial is for servers that ask what only a whole room can answer.
 //
-// spec: msc3895
+// spec: msc3902
 var errPartial = chancery.Errorf(403, codePartial, "we do not know the whole state of this room yet")
 
 const codePartial chancery.Code = "M_UNABLE_DUE_TO_PARTIAL_STATE"

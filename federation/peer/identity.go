@@ -39,7 +39,7 @@ type Contact struct {
 
 // LookUp asks an identity server whose an address is; empty when it does not know.
 //
-// spec: is/lookupPepperV2, is/lookupHashesV2
+// spec: is/getHashDetails, is/lookupUsersV2
 func (c *Client) LookUp(ctx context.Context, of Contact) (id.UserID, error) {
 	var details struct {
 		Pepper     string   `json:"lookup_pepper"`
