@@ -330,7 +330,7 @@ func (r *room) noteBuiltOn(a *addition, h how) error {
 		refused = nil
 		for _, v := range next {
 			switch p := found[v]; {
-			case p == nil || p.Status == storage.Outlier:
+			case p == nil || !p.isJudged():
 				a.missing = append(slices.Clone(a.missing), v)
 			case isRefused(p):
 				refused = append(refused, p)

@@ -148,7 +148,7 @@ func (r *room) explain(ev *Stored) (*Explanation, error) {
 	if err := r.explainJudgements(ev, auths, &x.By); err != nil {
 		return nil, err
 	}
-	if ev.Status == storage.Outlier || ev.Before == 0 && ev.Type() != "m.room.create" {
+	if !ev.isJudged() {
 		return x, nil // its place in the room is not known
 	}
 	if x.Before, err = r.briefState(ev.Before); err != nil {
@@ -179,7 +179,7 @@ func (r *room) briefs(ids []id.EventID, to *[]Brief) (events []*Stored, all bool
 			continue
 		}
 		*to = append(*to, brief(ev))
-		all = all && ev.Status != storage.Outlier
+		all = all && ev.isJudged()
 		events = append(events, ev)
 	}
 	return events, all, nil

@@ -17,6 +17,11 @@ func (s *Server) ReceiveFor(ctx context.Context, room id.RoomID, ev *event.Event
 	return s.take(ctx, "test", room, ev, nil)
 }
 
+// Outside stores events as parts of a state that another server gave.
+func (s *Server) Outside(ctx context.Context, room id.RoomID, events ...*event.Event) error {
+	return s.addOutside(ctx, caller{theirs, "test"}, room, events)
+}
+
 // Grow sends many events, of whatever server's users, at the end of a room: as they come, only faster.
 func (s *Server) Grow(ctx context.Context, roomID id.RoomID, events []NewEvent) error {
 	for piece := range slices.Chunk(events, 500) {

@@ -251,7 +251,7 @@ func (s *Server) placeHistory(ctx context.Context, server string, roomID id.Room
 // missing at gaps of their own.
 func (r *room) judged(ids []id.EventID) (is func(id.EventID) bool, err error) {
 	known, err := r.eventsByID(ids)
-	return func(v id.EventID) bool { return known[v] != nil && known[v].Status != storage.Outlier }, err
+	return func(v id.EventID) bool { return known[v] != nil && known[v].isJudged() }, err
 }
 
 func idsOf(events []*event.Event) []id.EventID {
@@ -374,7 +374,7 @@ func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
 		return err
 	}
 	before := known[ev.ID()]
-	if before != nil && before.Status != storage.Outlier {
+	if before != nil && before.isJudged() {
 		return nil
 	}
 	h := how{row: before, history: &at}
@@ -414,6 +414,9 @@ func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
 	if h.status, err = r.judgePast(ev, h.before, auths); err != nil {
 		return err
 	}
+	if before != nil && before.Status == storage.Rejected {
+		h.status = storage.Rejected // by its own auth events, and for good
+	}
 	if err = r.await(ev, &h); err != nil {
 		return err
 	}
@@ -435,7 +438,7 @@ func (s *Server) closeGap(ctx context.Context, roomID id.RoomID, gap *openGap) e
 		}
 		r.commit(&additions{}, func(tx storage.Tx) error {
 			for _, v := range gap.missing {
-				if p := found[v]; p != nil && p.Status != storage.Outlier {
+				if p := found[v]; p != nil && p.isJudged() {
 					tx.RemoveMissing(r.row.NID, string(v))
 				}
 			}

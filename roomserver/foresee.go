@@ -86,7 +86,7 @@ func (r *room) await(ev *event.Event, h *how) (err error) {
 		})
 	}
 	for _, p := range r.pending { // not in storage yet
-		if p.Status != storage.Outlier && slices.Contains(p.PrevEvents(), ev.ID()) {
+		if p.isJudged() && slices.Contains(p.PrevEvents(), ev.ID()) {
 			waiting = append(waiting, storage.Awaiting{Event: p.NID, Status: p.Status})
 		}
 	}

@@ -255,7 +255,7 @@ func (s *Server) takeLatest(ctx context.Context, server string, roomID id.RoomID
 	if err != nil {
 		return 0, err
 	}
-	ends = slices.DeleteFunc(ends, func(v id.EventID) bool { return have[v] != nil && have[v].Status != storage.Outlier })
+	ends = slices.DeleteFunc(ends, func(v id.EventID) bool { return have[v] != nil && have[v].isJudged() })
 	if len(ends) == 0 {
 		return 0, nil
 	}

@@ -25,6 +25,12 @@ type Stored struct {
 	RedactedBy id.EventID
 }
 
+// isJudged says that an event was judged where it stands in the room, so that the state before it is known. One that
+// came only as part of a state or of an auth chain was not, even when its own auth events have refused it.
+func (s *Stored) isJudged() bool {
+	return s.Status != storage.Outlier && (s.Before != 0 || s.Type() == "m.room.create")
+}
+
 // Reader reads rooms from storage, in any process: no read needs a call to the room's owner.
 // Events and state nodes never change and are cached; a redaction drops the event (Forget).
 type Reader struct {

@@ -495,7 +495,7 @@ func (r *room) follow(ev *Stored, moved map[int64]roots) error {
 	touched := false
 	for _, v := range ev.PrevEvents() {
 		p := prev[v]
-		if p == nil || p.Status == storage.Outlier {
+		if p == nil || !p.isJudged() {
 			return nil // the state before it was given
 		}
 		after := p.After

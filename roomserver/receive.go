@@ -422,7 +422,7 @@ func (r *room) take(ev *event.Event, g *given) error {
 		return err
 	}
 	before, isKnown := known[ev.ID()]
-	if isKnown && before.Status != storage.Outlier {
+	if isKnown && before.isJudged() {
 		return nil
 	}
 	if !isKnown {
@@ -465,6 +465,9 @@ func (r *room) take(ev *event.Event, g *given) error {
 	}
 	if h.status, err = r.judge(ev, h.before, auths); err != nil {
 		return err
+	}
+	if isKnown && before.Status == storage.Rejected {
+		h.status = storage.Rejected // by its own auth events, and for good
 	}
 	if h.status == storage.Rejected && len(n.prev) > 0 && g.guess != nil {
 		return fmt.Errorf("judge %s by a state that is not known: %w", ev.ID(), g.guess) // another time it may be
@@ -569,7 +572,7 @@ func (r *room) prevOf(ev *event.Event, n *needs) ([]*Stored, error) {
 	}
 	var prev []*Stored
 	for _, v := range ev.PrevEvents() {
-		if p := found[v]; p != nil && p.Status != storage.Outlier {
+		if p := found[v]; p != nil && p.isJudged() {
 			prev = append(prev, p)
 		} else {
 			n.prev = append(n.prev, v)

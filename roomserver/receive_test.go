@@ -342,6 +342,51 @@ func TestEventWithoutRightsIsRejectedAndKept(t *testing.T) {
 	})
 }
 
+// What came as a part of a state and was refused by its own auth events has no state before it: what builds on it
+// waits as if it were missing, and is not judged by an empty state.
+//
+// spec: s2s#rejection, s2s#checks-performed-on-receipt-of-a-pdu
+func TestRefusedPartOfAStateIsMissingBelowAnEvent(t *testing.T) {
+	eachVersionAndEngine(t, func(t *testing.T, version string, o sql.Options) {
+		s, b := beside(t, o)
+		room := newRoom(t, s, version)
+		join := b.join(t, s, room)
+		auth := authIDs(t, s, version, room, join.ID())
+		empty := ""
+		name := b.sign(t, version, nil, func(p *event.Proto) {
+			p.RoomID, p.Sender, p.Type, p.StateKey, p.Content = room, carol, "m.room.name", &empty, content(map[string]any{"name": "mine"})
+			p.PrevEvents, p.AuthEvents, p.Depth = []id.EventID{join.ID()}, auth, 50
+		})
+		if err := s.Outside(t.Context(), room, name); err != nil {
+			t.Fatal(err)
+		}
+		if got := statusOf(t, s, name.ID()); got != storage.Rejected {
+			t.Fatalf("a name by somebody without the level has status %d, want rejected", got)
+		}
+		after := b.message(t, version, room, []id.EventID{name.ID()}, auth, "after it")
+		if err := s.Receive(t.Context(), b.name, []json.RawMessage{after.JSON()})[after.ID()]; err == nil || statusOf(t, s, after.ID()) != -1 {
+			t.Errorf("what builds on it got %v and status %d before anybody told the state", err, statusOf(t, s, after.ID()))
+		}
+		beside := b.message(t, version, room, []id.EventID{join.ID(), name.ID()}, auth, "beside it")
+		if err := s.Receive(t.Context(), b.name, []json.RawMessage{beside.JSON()})[beside.ID()]; err == nil || statusOf(t, s, beside.ID()) != -1 {
+			t.Errorf("what builds on it and another got %v and status %d before anybody told the state", err, statusOf(t, s, beside.ID()))
+		}
+		// Its sender sends the refused event itself: then the state before it is known.
+		got := s.Receive(t.Context(), b.name, []json.RawMessage{name.JSON(), after.JSON(), beside.JSON()})
+		for what, ev := range map[string]*event.Event{"after it": after, "beside it": beside} {
+			if got[ev.ID()] != nil || statusOf(t, s, ev.ID()) != storage.Accepted {
+				t.Errorf("the message %s got %v and status %d", what, got[ev.ID()], statusOf(t, s, ev.ID()))
+			}
+		}
+		if got := statusOf(t, s, name.ID()); got != storage.Rejected {
+			t.Errorf("the refused event has status %d", got)
+		}
+		if got := stored(t, s, room, name.ID()); got.Before == 0 || got.Placed {
+			t.Errorf("the refused event has the state %d before it, placed: %v", got.Before, got.Placed)
+		}
+	})
+}
+
 func TestForgedEventsAreRefused(t *testing.T) {
 	s, b := beside(t, sqltest.SQLite(t))
 	room := newRoom(t, s, "12")
