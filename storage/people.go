@@ -1,6 +1,11 @@
 package storage
 
-import "chancery/storage/sql"
+import (
+	"cmp"
+	"slices"
+
+	"chancery/storage/sql"
+)
 
 // SharedRooms lists the IDs of the rooms in which two users are, in order.
 func (tx Tx) SharedRooms(a, b string) ([]string, error) {
@@ -17,37 +22,95 @@ type Person struct {
 	AvatarURL   string
 }
 
-// People walks the users that a user may find: those with whom they share a room, and those in rooms that are open to
-// all or in the room directory. Of our own users it gives the profile and never what they call themselves in a room.
-func (tx Tx) People(user, server string, each func(Person)) error {
-	rows, err := tx.Query(`SELECT c.user_id, c.server, c.displayname, c.avatar_url, COALESCE(p.displayname, ''), COALESCE(p.avatar_url, '')
-		FROM (
-			SELECT user_id, server, max(displayname) AS displayname, max(avatar_url) AS avatar_url FROM members
-			WHERE membership = 'join' AND user_id <> $1 AND room IN (
-				SELECT room FROM members WHERE user_id = $1 AND membership = 'join'
-				UNION
-				SELECT r.nid FROM published p JOIN rooms r ON r.room_id = p.room_id
-				UNION
-				SELECT room FROM open_rooms WHERE looked_at
-			) GROUP BY user_id, server
-		) c LEFT JOIN profiles p ON p.user_id = c.user_id`, sql.Text(user))
+// Bounds of a walk through people: it must cost the same on a server with millions of members.
+const (
+	maxPeopleRooms = 1000  // open rooms, and as many in the room directory
+	maxPeople      = 50000 // members looked at, somebody who is in two rooms twice
+	peopleRooms    = 20    // rooms looked into at a time
+)
+
+// People walks the users that a user may find, each once: those with whom they share a room, then those in rooms that are
+// open to all or in the room directory, in either the newest rooms first, some at a time. Where there are more members than
+// the bounds let it see, the rest is not found but by the whole user ID, which named may be. Of our own users it gives the
+// profile and never what they call themselves in a room, of others what they call themselves in the newest room.
+func (tx Tx) People(user, server, named string, each func(Person)) error {
+	return tx.people(user, server, named, maxPeople, each)
+}
+
+func (tx Tx) people(user, server, named string, most int, each func(Person)) error {
+	shared, open, err := tx.roomsToFindPeopleIn(user)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var v Person
-		var home, name, avatar string
-		if err := rows.Scan(&v.User, &home, &v.DisplayName, &v.AvatarURL, &name, &avatar); err != nil {
+	told := map[string]bool{user: true}
+	tell := func(members []roomPerson) {
+		slices.SortFunc(members, func(x, y roomPerson) int { return cmp.Compare(y.room, x.room) })
+		for _, v := range members {
+			if !told[v.User] {
+				told[v.User] = true
+				each(v.Person)
+			}
+		}
+	}
+	them, err := sql.Collect(tx.Tx, roomPeople(server), `SELECT m.room, `+personColumns+`
+		WHERE m.user_id = $1 AND m.membership = 'join' AND m.room = ANY($2)`, sql.Text(named), slices.Concat(shared, open))
+	if err != nil {
+		return err
+	}
+	tell(them)
+	for _, rooms := range slices.Concat(slices.Collect(slices.Chunk(shared, peopleRooms)), slices.Collect(slices.Chunk(open, peopleRooms))) {
+		members, err := sql.Collect(tx.Tx, roomPeople(server), `SELECT m.room, `+personColumns+`
+			WHERE m.membership = 'join' AND m.room = ANY($1) LIMIT $2`, rooms, most)
+		if err != nil {
 			return err
 		}
+		tell(members)
+		if most -= len(members); most == 0 {
+			break
+		}
+	}
+	return nil
+}
+
+// roomsToFindPeopleIn lists the rooms of a user, and others that everybody may find people in, each once and newest first.
+func (tx Tx) roomsToFindPeopleIn(user string) (shared, open []int64, err error) {
+	if shared, err = sql.Collect(tx.Tx, scanInt, `SELECT room FROM members WHERE user_id = $1 AND membership = 'join'`, sql.Text(user)); err != nil {
+		return nil, nil, err
+	}
+	if open, err = sql.Collect(tx.Tx, scanInt, `SELECT room FROM open_rooms WHERE looked_at ORDER BY room DESC LIMIT $1`, maxPeopleRooms); err != nil {
+		return nil, nil, err
+	}
+	published, err := sql.Collect(tx.Tx, scanInt, `SELECT r.nid FROM published p JOIN rooms r ON r.room_id = p.room_id ORDER BY r.nid DESC LIMIT $1`, maxPeopleRooms)
+	isShared := map[int64]bool{}
+	for _, v := range shared {
+		isShared[v] = true
+	}
+	open = slices.DeleteFunc(append(open, published...), func(v int64) bool { return isShared[v] })
+	newest := func(x, y int64) int { return cmp.Compare(y, x) }
+	slices.SortFunc(shared, newest)
+	slices.SortFunc(open, newest)
+	return shared, slices.Compact(open), err
+}
+
+type roomPerson struct {
+	Person
+	room int64
+}
+
+const personColumns = `m.user_id, m.server, m.displayname, m.avatar_url, COALESCE(p.displayname, ''), COALESCE(p.avatar_url, '')
+	FROM members m LEFT JOIN profiles p ON p.user_id = m.user_id`
+
+// roomPeople scans members of rooms; server is ours.
+func roomPeople(server string) func(*sql.Rows) (roomPerson, error) {
+	return func(r *sql.Rows) (v roomPerson, err error) {
+		var home, name, avatar string
+		err = r.Scan(&v.room, &v.User, &home, &v.DisplayName, &v.AvatarURL, &name, &avatar)
 		if home == server {
 			v.DisplayName, v.AvatarURL = name, avatar
 		}
 		v.User, v.DisplayName, v.AvatarURL = sql.Untext(v.User), sql.Untext(v.DisplayName), sql.Untext(v.AvatarURL)
-		each(v)
+		return v, err
 	}
-	return rows.Err()
 }
 
 // SetOpen notes whether a room is open to all.

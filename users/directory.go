@@ -31,7 +31,7 @@ func (s *Server) Search(ctx context.Context, user id.UserID, term string, limit 
 	better := func(a, b ranked) int { return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.User, b.User)) }
 	err = s.DB.Read(ctx, func(tx storage.Tx) error {
 		all, limited = nil, false
-		return tx.People(string(user), s.ServerName, func(p storage.Person) {
+		return tx.People(string(user), s.ServerName, strings.TrimSpace(term), func(p storage.Person) {
 			rank, ok := q.rank(p)
 			if !ok {
 				return
