@@ -87,16 +87,14 @@ func (o *Outbox) owedOfOld(ctx context.Context, d *destination, from int64, fail
 	for room := int64(0); ; {
 		var heads []storage.Fact
 		err := o.DB.Read(ctx, func(tx storage.Tx) (err error) {
-			heads, room, err = tx.HeadsFor(d.name, o.ServerName, room, scanRooms)
+			heads, room, err = tx.HeadsFor(d.name, o.ServerName, room, scanRooms, maxHeads)
 			return err
 		})
 		if err != nil {
 			return false, err
 		}
-		for i, h := range heads {
-			if i < maxHeads || heads[i-maxHeads].Room != h.Room {
-				owed.heads = append(owed.heads, item{from, h.Event, h.Room})
-			}
+		for _, h := range heads {
+			owed.heads = append(owed.heads, item{from, h.Event, h.Room})
 		}
 		if failing && o.firstOf(d, owed) {
 			return true, nil

@@ -177,10 +177,10 @@ func (tx Tx) ServerSets(nids []int64) (map[int64][]string, error) {
 	return sets, rows.Err()
 }
 
-// HeadsFor lists the newest open ends of rooms that we and a server are in, of rooms above a number and of some at a
-// time: last is the last room looked at, 0 when there are no more. They say what a server has missed without
-// saying when.
-func (tx Tx) HeadsFor(server, own string, above int64, limit int) (heads []Fact, last int64, err error) {
+// HeadsFor lists the newest open ends, of each room some, of rooms that we and a server are in, of rooms above a number
+// and of some at a time: last is the last room looked at, 0 when there are no more. They say what a server has missed
+// without saying when.
+func (tx Tx) HeadsFor(server, own string, above int64, limit, each int) (heads []Fact, last int64, err error) {
 	rooms, err := sql.Collect(tx.Tx, scanInt, `SELECT nid FROM rooms WHERE nid > $1 ORDER BY nid LIMIT $2`, above, limit)
 	if err != nil || len(rooms) == 0 {
 		return nil, 0, err
@@ -188,11 +188,12 @@ func (tx Tx) HeadsFor(server, own string, above int64, limit int) (heads []Fact,
 	heads, err = sql.Collect(tx.Tx, func(r *sql.Rows) (f Fact, err error) {
 		err = r.Scan(&f.Room, &f.Event)
 		return f, err
-	}, `SELECT x.room, x.event FROM extremities x WHERE x.room = ANY($1)
+	}, `SELECT room, event FROM
+		(SELECT x.room, x.event, ROW_NUMBER() OVER (PARTITION BY x.room ORDER BY x.event DESC) AS place FROM extremities x WHERE x.room = ANY($1)
 		AND (EXISTS (SELECT 1 FROM members m WHERE m.room = x.room AND m.membership = 'join' AND m.server = $2)
 			OR EXISTS (SELECT 1 FROM partial_servers p WHERE p.room = x.room AND p.server = $2))
-		AND EXISTS (SELECT 1 FROM members m WHERE m.room = x.room AND m.membership = 'join' AND m.server = $3)
-		ORDER BY x.room, x.event DESC`, rooms, server, own)
+		AND EXISTS (SELECT 1 FROM members m WHERE m.room = x.room AND m.membership = 'join' AND m.server = $3)) ends
+		WHERE place <= $4 ORDER BY room, event DESC`, rooms, server, own, each)
 	return heads, rooms[len(rooms)-1], err
 }
 
