@@ -76,7 +76,6 @@ type sendJoinOut struct {
 	origin string
 	taken  *roomserver.Taken
 	what   *roomserver.Snapshot
-	omit   bool
 }
 
 func (o *sendJoinOut) WriteJSON(w io.Writer) error {
@@ -84,7 +83,7 @@ func (o *sendJoinOut) WriteJSON(w io.Writer) error {
 	out := &jsonOut{w: w}
 	out.member("origin", o.origin)
 	out.member("event", o.taken.Event)
-	out.member("members_omitted", o.omit)
+	out.member("members_omitted", o.what.Omitted)
 	out.member("servers_in_room", o.taken.Servers)
 	out.list("auth_chain", func() error { return o.what.Each(o.ctx, o.what.Chain, out.element) })
 	out.list("state", func() error { return o.what.Each(o.ctx, o.what.State, out.element) })
@@ -100,7 +99,7 @@ func (s *Server) sendJoin(ctx context.Context, in *sendJoinIn) (*sendJoinOut, er
 		return nil, err
 	}
 	what, err := s.Rooms.StateFor(ctx, in.Origin, taken, in.Omit)
-	return &sendJoinOut{ctx, s.Config.ServerName, taken, what, in.Omit}, err
+	return &sendJoinOut{ctx, s.Config.ServerName, taken, what}, err
 }
 
 type nothingOut struct{}

@@ -145,7 +145,10 @@ func (s *Server) StateFor(ctx context.Context, origin string, t *Taken, omitMemb
 		if err != nil {
 			return nil, err
 		}
-		return s.snapshot(ctx, t.room, t.before, omitMembers, auths, leave)
+		if omitMembers {
+			return s.snapshotFor(ctx, t.event.Sender(), t.room, t.before, auths, leave)
+		}
+		return s.snapshot(ctx, t.room, t.before, auths, leave)
 	})
 }
 

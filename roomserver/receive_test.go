@@ -130,18 +130,47 @@ func told(t testing.TB, s *roomserver.Server, origin string, taken *roomserver.T
 	return state, chain
 }
 
+// Who can wait for the members of a room gets none of them but those by whom a room without a name is called, and all
+// of a room that is small.
+//
+// spec: s2s/sendJoinV2, msc3706
 func TestJoinIsAnsweredWithoutMembersToWhoCanWait(t *testing.T) {
-	// spec: s2s/sendJoinV2, msc3706
 	s, b := beside(t, sqltest.SQLite(t))
 	room := newRoom(t, s, "11")
 	b.join(t, s, room)
-	const dave = id.UserID("@dave:b.example")
-	made, err := s.MakeMembership(t.Context(), b.name, room, dave, "join", []string{"11"})
+	small := b.answered(t, s, room, "@dave:b.example")
+	if small.omitted || small.members != 2 {
+		t.Errorf("of a small room %d members are told, omitted: %v", small.members, small.omitted)
+	}
+	if err := s.Grow(t.Context(), room, profiles(room, 0, 60, "Member")); err != nil {
+		t.Fatal(err)
+	}
+	unnamed := b.answered(t, s, room, "@erin:b.example")
+	if !unnamed.omitted || unnamed.members != 5 {
+		t.Errorf("of a room without a name %d members are told, omitted: %v", unnamed.members, unnamed.omitted)
+	}
+	empty := ""
+	send(t, s, room, "m.room.name", &empty, map[string]any{"name": "The room"})
+	named := b.answered(t, s, room, "@frank:b.example")
+	if !named.omitted || named.members != 0 {
+		t.Errorf("of a room with a name %d members are told, omitted: %v", named.members, named.omitted)
+	}
+}
+
+type joinAnswer struct {
+	omitted bool
+	members int
+}
+
+// answered lets somebody join who can wait for the members, and compares what is told with the whole state.
+func (o other) answered(t *testing.T, s *roomserver.Server, room id.RoomID, user id.UserID) (a joinAnswer) {
+	t.Helper()
+	made, err := s.MakeMembership(t.Context(), o.name, room, user, "join", []string{"11"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	join := b.sign(t, made.Version, made.Event, nil)
-	taken, err := s.TakeMembership(t.Context(), b.name, room, join.ID(), join.JSON(), "join")
+	join := o.sign(t, made.Version, made.Event, nil)
+	taken, err := s.TakeMembership(t.Context(), o.name, room, join.ID(), join.JSON(), "join")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,35 +186,36 @@ func TestJoinIsAnsweredWithoutMembersToWhoCanWait(t *testing.T) {
 		}
 		return out
 	}
-	whole, _ := told(t, s, b.name, taken, false)
-	state, chain := told(t, s, b.name, taken, true)
-	stateEvents, chainEvents := ids(state), ids(chain)
-	members := 0
-	for v, ev := range ids(whole) {
-		if ev.Type() == "m.room.member" {
-			members++
-		} else if stateEvents[v] == nil {
+	what, err := s.StateFor(t.Context(), o.name, taken, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.omitted = what.Omitted
+	what.Close()
+	whole, _ := told(t, s, o.name, taken, false)
+	state, chain := told(t, s, o.name, taken, true)
+	wholeEvents, stateEvents, chainEvents := ids(whole), ids(state), ids(chain)
+	for v, ev := range wholeEvents {
+		if ev.Type() != "m.room.member" && stateEvents[v] == nil {
 			t.Errorf("the state lacks the %s", ev.Type())
 		}
 	}
-	if len(whole) != len(state)+members || members < 2 {
-		t.Errorf("%d of %d state events were told, %d are members", len(state), len(whole), members)
-	}
 	for v, ev := range stateEvents {
 		if ev.Type() == "m.room.member" {
-			t.Errorf("a member was told: %s", ev.JSON())
+			a.members++
 		}
-		if chainEvents[v] != nil {
-			t.Errorf("%s stands in state and auth chain", ev.Type())
+		if chainEvents[v] != nil || wholeEvents[v] == nil {
+			t.Errorf("%s %q stands in the auth chain too, or is no part of the state", ev.Type(), ev.JSON())
 		}
 	}
 	for _, ev := range append(slices.Collect(maps.Values(stateEvents)), append(slices.Collect(maps.Values(chainEvents)), join)...) {
-		for _, a := range ev.AuthEvents() {
-			if stateEvents[a] == nil && chainEvents[a] == nil {
+		for _, cited := range ev.AuthEvents() {
+			if stateEvents[cited] == nil && chainEvents[cited] == nil {
 				t.Errorf("%s cites an event that was not told", ev.Type())
 			}
 		}
 	}
+	return a
 }
 
 func (o other) message(t testing.TB, version string, room id.RoomID, after, auth []id.EventID, body string) *event.Event {
@@ -385,6 +415,37 @@ func TestRefusedPartOfAStateIsMissingBelowAnEvent(t *testing.T) {
 			t.Errorf("the refused event has the state %d before it, placed: %v", got.Before, got.Placed)
 		}
 	})
+}
+
+// A long row of rejected events below an event is not walked to its end for whoever asks: the room would wait.
+//
+// spec: s2s#rejection
+func TestWalkThroughRejectedEventsEnds(t *testing.T) {
+	s, b := beside(t, sqltest.SQLite(t))
+	room := newRoom(t, s, "12")
+	join := b.join(t, s, room)
+	auth := authIDs(t, s, "12", room, join.ID())
+	empty, last := "", join.ID()
+	var rejected []json.RawMessage
+	for i := range 1100 {
+		ev := b.sign(t, "12", nil, func(p *event.Proto) {
+			p.RoomID, p.Sender, p.Type, p.StateKey, p.Content = room, carol, "m.room.name", &empty, content(map[string]any{"name": i})
+			p.PrevEvents, p.AuthEvents, p.Depth = []id.EventID{last}, auth, int64(50+i)
+		})
+		last = ev.ID()
+		rejected = append(rejected, ev.JSON())
+	}
+	s.Receive(t.Context(), b.name, rejected)
+	if got := statusOf(t, s, last); got != storage.Rejected {
+		t.Fatalf("the last of them has status %d", got)
+	}
+	var found []*roomserver.Stored
+	if err := s.For(t.Context(), b.name, room, func(a roomserver.Asked) (err error) {
+		found, err = a.Walk([]id.EventID{last}, true, 10, nil)
+		return err
+	}); err != nil || len(found) > 0 {
+		t.Errorf("below 1100 rejected events %d were found (%v)", len(found), err)
+	}
 }
 
 func TestForgedEventsAreRefused(t *testing.T) {

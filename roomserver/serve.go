@@ -112,7 +112,7 @@ func (s *Server) StateBefore(ctx context.Context, origin string, roomID id.RoomI
 		if err != nil {
 			return nil, err
 		}
-		return s.snapshot(ctx, row, ev.Before, false, nil, leave)
+		return s.snapshot(ctx, row, ev.Before, nil, leave)
 	})
 }
 
@@ -141,7 +141,7 @@ func (s *Server) AuthChain(ctx context.Context, origin string, roomID id.RoomID,
 		if err != nil {
 			return nil, err
 		}
-		return s.snapshot(ctx, row, 0, false, auths, leave)
+		return s.snapshot(ctx, row, 0, auths, leave)
 	})
 }
 
@@ -245,6 +245,9 @@ func (a *answering) enter(ctx context.Context, origin string) (leave func(), err
 	}
 }
 
+// maxLooked is how many events are looked at for one walk: there is no end to what was rejected, and none of it is given.
+const maxLooked = 1000
+
 // Walk goes back from events by their prev events, breadth first, up to a limit; stop says where not to
 // go on. The events walked from are part of the result when withFrom.
 //
@@ -254,7 +257,7 @@ func (a Asked) Walk(from []id.EventID, withFrom bool, limit int, stop func(id.Ev
 	seen := map[id.EventID]bool{}
 	level := from
 	first := true
-	for len(level) > 0 && len(out) < limit {
+	for len(level) > 0 && len(out) < limit && len(seen) < maxLooked {
 		found, err := a.r.eventsByID(level)
 		if err != nil {
 			return nil, err

@@ -19,6 +19,7 @@ import (
 // goes on meanwhile, no transaction is open while the network is slow, and memory does not grow with the room.
 type Snapshot struct {
 	State, Chain []int64
+	Omitted      bool // members are left out
 	s            *Server
 	done         func() // gives back the place among those that are answered
 }
@@ -60,16 +61,45 @@ func eachPiece[T any](ctx context.Context, db *storage.DB, nids []int64, read fu
 	return nil
 }
 
-// snapshot takes up a state; members and their auth chains may be left out. also are events whose auth chain, with
-// themselves, belongs to the answer too.
-func (s *Server) snapshot(ctx context.Context, room storage.Room, root state.Root, omitMembers bool, also []int64, done func()) (*Snapshot, error) {
+// snapshot takes up a state. also are events whose auth chain, with themselves, belongs to the answer too.
+func (s *Server) snapshot(ctx context.Context, room storage.Room, root state.Root, also []int64, done func()) (*Snapshot, error) {
 	v := &Snapshot{s: s, done: done}
 	if err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
-		v.State, err = s.Reader.stateNumbers(tx, room, root, omitMembers)
+		v.State, err = s.Reader.stateNumbers(tx, room, root)
 		return err
 	}); err != nil {
 		return nil, fmt.Errorf("read the state to tell: %w", err)
 	}
+	return v.withChain(ctx, room, also, false)
+}
+
+// snapshotFor is snapshot for the server of a user who joins, when it can wait for the members of the room: they are
+// left out, with their auth chains, but for those by whom a room without a name is called. Of a small room all are
+// told: to leave them out would save nothing, and cost another question.
+//
+// spec: s2s/sendJoinV2
+func (s *Server) snapshotFor(ctx context.Context, user id.UserID, room storage.Room, root state.Root, also []int64, done func()) (*Snapshot, error) {
+	v := &Snapshot{s: s, done: done}
+	if err := s.DB.Read(ctx, func(tx storage.Tx) error {
+		slots, err := tx.SlotsExcept(room.NID, "m.room.member")
+		if err != nil {
+			return err
+		}
+		if v.Omitted = room.NextSlot-int64(len(slots)) > fewMembers; v.Omitted {
+			v.State, err = s.Reader.withoutMembers(tx, room, root, user, slots)
+		} else {
+			v.State, err = s.Reader.stateNumbers(tx, room, root)
+		}
+		return err
+	}); err != nil {
+		return nil, fmt.Errorf("read the state to tell: %w", err)
+	}
+	return v.withChain(ctx, room, also, true)
+}
+
+// withChain finds the auth chain, without what stands in the state when each event is to be told once.
+func (v *Snapshot) withChain(ctx context.Context, room storage.Room, also []int64, once bool) (*Snapshot, error) {
+	s := v.s
 	chain, err := s.chainNumbers(ctx, append(slices.Clone(v.State), also...))
 	if err != nil {
 		return nil, err
@@ -88,7 +118,7 @@ func (s *Server) snapshot(ctx context.Context, room storage.Room, root state.Roo
 			chain[n] = true
 		}
 	}
-	if omitMembers {
+	if once {
 		// spec: s2s/sendJoinV2, "Any events returned within state can be omitted from auth_chain"
 		for _, n := range v.State {
 			delete(chain, n)
@@ -102,21 +132,8 @@ func (s *Server) snapshot(ctx context.Context, room storage.Room, root state.Roo
 }
 
 // stateNumbers are the numbers of the events of a state.
-func (rd *Reader) stateNumbers(tx storage.Tx, room storage.Room, root state.Root, omitMembers bool) ([]int64, error) {
-	array := rd.Array(tx, room.NID)
-	if omitMembers {
-		slots, err := tx.SlotsExcept(room.NID, "m.room.member")
-		if err != nil {
-			return nil, err
-		}
-		numbers := make([]int64, len(slots))
-		for i, s := range slots {
-			numbers[i] = s.Slot
-		}
-		nids, err := array.Get(root, numbers...)
-		return slices.DeleteFunc(nids, func(n int64) bool { return n == 0 }), asGone(err)
-	}
-	entries, err := array.All(root)
+func (rd *Reader) stateNumbers(tx storage.Tx, room storage.Room, root state.Root) ([]int64, error) {
+	entries, err := rd.Array(tx, room.NID).All(root)
 	nids := make([]int64, len(entries))
 	for i, e := range entries {
 		nids[i] = e.NID
