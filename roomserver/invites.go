@@ -32,7 +32,7 @@ func (s *Server) Invite(ctx context.Context, inv Invite) error {
 	if err != nil {
 		return err
 	}
-	if err := s.KnowMember(ctx, inv.Room, inv.Target); err != nil {
+	if err := s.KnowMember(ctx, inv.Room, inv.Target, inv.Sender); err != nil {
 		return err
 	}
 	key := string(inv.Target)

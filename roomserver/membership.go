@@ -257,7 +257,7 @@ func (s *Server) ChangeMember(ctx context.Context, c Change) error {
 	if err != nil {
 		return err
 	}
-	if err := s.KnowMember(ctx, c.Room, c.Target); err != nil {
+	if err := s.KnowMember(ctx, c.Room, c.Target, c.Sender); err != nil {
 		return err
 	}
 	key := string(c.Target)

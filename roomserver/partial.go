@@ -221,8 +221,8 @@ func (s *Server) AwaitWhole(ctx context.Context, roomID id.RoomID) error {
 }
 
 // KnowMember waits for a room to be whole unless it knows what a user is in it: our own users are known, and those
-// who have shown themselves.
-func (s *Server) KnowMember(ctx context.Context, roomID id.RoomID, user id.UserID) error {
+// who have shown themselves. Only who is in the room waits: others would hold what they may not use.
+func (s *Server) KnowMember(ctx context.Context, roomID id.RoomID, user, asks id.UserID) error {
 	if s.IsLocal(user) {
 		return nil
 	}
@@ -230,6 +230,9 @@ func (s *Server) KnowMember(ctx context.Context, roomID id.RoomID, user id.UserI
 	err := s.DB.Read(ctx, func(tx storage.Tx) error {
 		row, ok, err := tx.Room(string(roomID))
 		if err != nil || !ok || !row.Partial {
+			return err
+		}
+		if m, _, err := tx.Member(row.NID, string(asks)); err != nil || m.Membership != "join" {
 			return err
 		}
 		ev, err := s.Reader.StateEvent(tx, row, state.Root(row.Root), "m.room.member", string(user))

@@ -50,7 +50,7 @@ type Sent struct {
 // spec: c2s/sendMessage, c2s/setRoomStateWithKey, c2s/redactEvent
 func (s *Server) Send(ctx context.Context, n NewEvent) (Sent, error) {
 	if n.Type == "m.room.member" && n.StateKey != nil {
-		if err := s.KnowMember(ctx, n.Room, id.UserID(*n.StateKey)); err != nil {
+		if err := s.KnowMember(ctx, n.Room, id.UserID(*n.StateKey), n.Sender); err != nil {
 			return Sent{}, err
 		}
 	}

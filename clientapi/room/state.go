@@ -155,7 +155,7 @@ func (a *API) GetStateEvent(ctx context.Context, in *GetStateEventIn) (*json.Raw
 		return nil, chancery.InvalidParam("format is content or event")
 	}
 	if in.Type == "m.room.member" {
-		if err := a.Rooms.KnowMember(ctx, in.RoomID, id.UserID(in.StateKey)); err != nil {
+		if err := a.Rooms.KnowMember(ctx, in.RoomID, id.UserID(in.StateKey), in.Caller.User); err != nil {
 			return nil, err
 		}
 	}

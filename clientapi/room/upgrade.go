@@ -53,6 +53,10 @@ func (a *API) UpgradeRoom(ctx context.Context, in *UpgradeRoomIn) (*UpgradeRoomO
 	if !ok {
 		return nil, chancery.Errorf(400, chancery.CodeUnsupportedRoomVersion, "this server does not know room version %q", in.Body.Version)
 	}
+	// Who is banned must be known, else they would be let into the new room.
+	if err := a.awaitWhole(ctx, in.RoomID, in.Caller.User); err != nil {
+		return nil, err
+	}
 	old, err := a.predecessor(ctx, in.RoomID, in.Caller.User)
 	if err != nil {
 		return nil, err
@@ -89,7 +93,7 @@ type predecessor struct {
 	bans      []*roomserver.Stored
 }
 
-// Of what there may be very much, a new room begins with no more than this.
+// Of what there may be very much, a new room begins with no more than this; the log says what is left out.
 const maxHandedOn = 5000
 
 // predecessor reads a room that the caller wants to replace, if they may.
@@ -143,6 +147,13 @@ func (a *API) readAlong(tx storage.Tx, room storage.Room, old *predecessor) erro
 	if err != nil {
 		return err
 	}
+	leaveOut := func(what string, all int) {
+		if all > maxHandedOn {
+			a.Log.Warn("a new room begins without all that the one had that it replaces", zap.String("replaced", room.ID), zap.String("of", what),
+				zap.Int("left out", all-maxHandedOn))
+		}
+	}
+	leaveOut("bans", len(banned))
 	var nids []int64
 	for _, m := range banned[:min(len(banned), maxHandedOn)] {
 		nids = append(nids, m.Event)
@@ -160,6 +171,7 @@ func (a *API) readAlong(tx storage.Tx, room storage.Room, old *predecessor) erro
 		return nil
 	}
 	children, err := a.Reader.StateOfType(tx, room, rootOf(room), "m.space.child")
+	leaveOut("rooms of a space", len(children))
 	for _, ev := range children[:min(len(children), maxHandedOn)] {
 		if gjson.GetBytes(ev.Content(), "via").IsArray() {
 			old.children = append(old.children, ev)
