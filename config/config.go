@@ -107,7 +107,7 @@ type WellKnown struct {
 	Client       bool    `yaml:"client" default:"true" doc:"Tell clients the address of this server (public_url)."`
 	Server       string  `yaml:"server" kind:"server" doc:"Tell other servers where to find this one: host or host:port. Empty: not answered."`
 	Support      Support `yaml:"support" doc:"Whom to ask for help."`
-	PolicyServer bool    `yaml:"policy_server" default:"false" doc:"Be the policy server of rooms that name this one: recommend the events that their rules allow,\nand publish the key for it."`
+	PolicyServer bool    `yaml:"policy_server" default:"false" doc:"Be the policy server of rooms that name this one: recommend their events, but for those of\nbanned users and barred servers, and publish the key for it."`
 }
 
 // Support is what /.well-known/matrix/support answers, when anything of it is set.

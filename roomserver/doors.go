@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"chancery/roomserver/auth"
@@ -90,10 +91,8 @@ func (s *Server) putGuestsOut(ctx context.Context, roomID id.RoomID) error {
 		guests, err = tx.GuestsIn(row.NID)
 		return err
 	})
-	for _, guest := range guests {
-		if err := s.Leave(ctx, id.UserID(guest), roomID, nil); err != nil {
-			return err
-		}
+	for _, guest := range guests { // one who cannot leave keeps no other in
+		err = errors.Join(err, s.Leave(ctx, id.UserID(guest), roomID, nil))
 	}
 	return err
 }
