@@ -154,18 +154,21 @@ func (f *rest) fetch(ctx context.Context, g *given, try int) error {
 	return nil
 }
 
-// askIDs asks for the names of the state before our join; a server that does not know it is asked for that before the
-// event that the join builds on.
+// askIDs asks for the names of the state before our join. Where the join builds on one event, that is the state before
+// it with the event itself, which every server in the room can tell; else only one that knows our join.
 //
 // spec: s2s/getRoomStateIds
 func (f *rest) askIDs(ctx context.Context) error {
 	short, cancel := context.WithTimeout(ctx, stateTime)
 	defer cancel()
-	roomID := id.RoomID(f.room.ID)
-	got, err := f.s.Peer.GetStateIDs(short, f.server, roomID, f.join.ID())
-	if isRefusal(err) && len(f.join.PrevEvents()) == 1 {
-		f.on = f.join.PrevEvents()[0]
-		got, err = f.s.Peer.GetStateIDs(short, f.server, roomID, f.on)
+	roomID, at := id.RoomID(f.room.ID), f.join.ID()
+	if prev := f.join.PrevEvents(); len(prev) == 1 {
+		f.on, at = prev[0], prev[0]
+	}
+	got, err := f.s.Peer.GetStateIDs(short, f.server, roomID, at)
+	if f.on != "" && knowsNot(err) {
+		f.on = ""
+		got, err = f.s.Peer.GetStateIDs(short, f.server, roomID, f.join.ID())
 	}
 	if err != nil {
 		return fmt.Errorf("ask %s for the state: %w", f.server, err)
