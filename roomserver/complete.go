@@ -571,7 +571,7 @@ func (r *room) membersBetween(was, is state.Root) (map[string]state.Change, erro
 
 // writeAgain is write for an event that is stored and was judged again.
 func (a *addition) writeAgain(tx storage.Tx) error {
-	tx.PlaceEvent(a.Stored.row(a.notify))
+	tx.RestateEvent(a.Stored.row(a.notify))
 	if len(a.notifications) > 0 {
 		if err := tx.InsertNotifications(a.notifications); err != nil {
 			return err

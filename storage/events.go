@@ -96,6 +96,13 @@ func (tx Tx) PlaceEvent(v *Event) {
 		v.NID, v.Ord, int16(v.Status), v.RootBefore, v.RootAfter, v.Notify)
 }
 
+// RestateEvent gives an event that was judged again its state. Whether it notifies stands since it got its place, but of
+// one that gets it only now.
+func (tx Tx) RestateEvent(v *Event) {
+	tx.Exec(`UPDATE events SET ord = $2, status = $3, root_before = $4, root_after = $5, notify = (notify OR $6) WHERE nid = $1`,
+		v.NID, v.Ord, int16(v.Status), v.RootBefore, v.RootAfter, v.Notify)
+}
+
 // RedactEvent puts the redacted form in place of the event and names the redaction.
 func (tx Tx) RedactEvent(nid int64, redactedBy string, text []byte) {
 	tx.Exec(`UPDATE events SET redacted_by = $2, notify = FALSE WHERE nid = $1`, nid, sql.Text(redactedBy))

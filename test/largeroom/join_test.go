@@ -127,6 +127,8 @@ func TestLargeRoomIsUsedBeforeItIsWhole(t *testing.T) {
 		}
 		if a := alice.OK("GET", "/_matrix/client/v3/sync", nil); len(a.Get(path+".state.events").Array()) < 1000 {
 			t.Errorf("a sync without lazy loading has %d state events", len(a.Get(path+".state.events").Array()))
+		} else if n := a.Get(path + ".unread_notifications.notification_count"); n.Raw != "1" { // what was said while it was partial
+			t.Errorf("%s messages are unread, want 1", n.Raw)
 		}
 	})
 }
