@@ -89,6 +89,7 @@ func TestDeviceListsThatWereMissedForTooLongAreToldAnew(t *testing.T) {
 		alice, bob := a.account("alice", "A"), b.account("bob", "B")
 		room := a.room(alice, nil)
 		b.join(bob, room, a)
+		b.whole(room)
 		devices := func() int {
 			got, err := b.users.QueryKeys(t.Context(), bob, users.KeyQuery{alice: nil}, 0)
 			if err != nil {
@@ -152,6 +153,7 @@ func TestSigningKeysAreKnownUnderTheirOldName(t *testing.T) {
 		alice, bob := a.account("alice", "A"), b.account("bob", "B")
 		room := a.room(alice, nil)
 		b.join(bob, room, a)
+		b.whole(room)
 		keys := func() *users.Keys {
 			got, err := b.users.QueryKeys(t.Context(), bob, users.KeyQuery{alice: nil}, 0)
 			if err != nil {
