@@ -17,15 +17,28 @@ import (
 // truth is what a room needs to become whole: the state before our join, and what the states before events with
 // missing prev events have otherwise.
 type truth struct {
-	join    int64
-	state   map[int64]int64           // by slot
-	rows    map[Key]int64             // what has no slot yet
-	around  map[int64]map[int64]int64 // by event
-	members map[string]int64          // of the state, their events
+	join int64
+	pieces
+	around  map[int64]*pieces  // by event: in what that state differs
+	told    map[string]*pieces // the same by the prev events, nil where nobody told
+	looked  map[int64]bool     // events of which it is known whether prev events are missing
+	members map[string]int64   // of the state, their events
 }
 
-// How many events with missing prev events are given the state that other servers say; the others get the room's.
-const maxAround = 20
+// pieces are events of a state, 0 for what it has not.
+type pieces struct {
+	state map[int64]int64 // by slot
+	rows  map[Key]int64   // what has no slot yet
+}
+
+func newPieces() pieces { return pieces{map[int64]int64{}, map[Key]int64{}} }
+
+const (
+	// For so many sets of missing prev events other servers say the state around them; other events get the room's.
+	maxAround = 20
+	// How often we ask for the states around events that came while we asked for those of others.
+	aroundRounds = 5
+)
 
 // complete makes a room whole whose state is stored.
 func (s *Server) complete(ctx context.Context, f *rest) error {
@@ -36,12 +49,24 @@ func (s *Server) complete(ctx context.Context, f *rest) error {
 	if err := s.correctMembers(ctx, f, t); err != nil {
 		return err
 	}
-	return s.in(ctx, id.RoomID(f.room.ID), func(r *room) error {
-		if r.partial == nil || r.partial.join != f.join.NID {
-			return errOvertaken
+	for round := 1; ; round++ {
+		var gaps []*Stored
+		if err := s.in(ctx, id.RoomID(f.room.ID), func(r *room) error {
+			if r.partial == nil || r.partial.join != f.join.NID {
+				return errOvertaken
+			}
+			if gaps, err = r.partialGaps(f.join.NID, t.looked); err != nil || len(gaps) > 0 && round < aroundRounds {
+				return err
+			}
+			gaps = nil
+			return r.becomeWhole(t)
+		}); err != nil || len(gaps) == 0 {
+			return err
 		}
-		return r.becomeWhole(t)
-	})
+		if err := f.askAround(ctx, t, gaps); err != nil {
+			return err
+		}
+	}
 }
 
 // gather reads what the state is made of, and asks for the states around events with missing prev events.
@@ -50,19 +75,11 @@ func (s *Server) gather(ctx context.Context, f *rest) (*truth, error) {
 	if err != nil {
 		return nil, err
 	}
-	slots := map[Key]int64{}
-	var gaps []*Stored
-	err = s.DB.Read(ctx, func(tx storage.Tx) error {
-		list, err := tx.AllSlots(f.room.NID)
-		for _, v := range list {
-			slots[Key{v.Type, v.StateKey}] = v.Slot
-		}
-		return err
-	})
+	slots, err := f.slots(ctx)
 	if err != nil {
 		return nil, err
 	}
-	t := &truth{join: f.join.NID, state: make(map[int64]int64, len(rows)), rows: map[Key]int64{}, around: map[int64]map[int64]int64{}, members: map[string]int64{}}
+	t := &truth{join: f.join.NID, pieces: newPieces(), around: map[int64]*pieces{}, told: map[string]*pieces{}, looked: map[int64]bool{}, members: map[string]int64{}}
 	put := func(row storage.StateRow) {
 		key := Key{row.Type, row.StateKey}
 		if slot, ok := slots[key]; ok {
@@ -91,34 +108,60 @@ func (s *Server) gather(ctx context.Context, f *rest) (*truth, error) {
 	if slot, ok := slots[Key{"m.room.create", ""}]; !ok || t.state[slot] == 0 {
 		return nil, fmt.Errorf("the state that %s gives has not this room's create event", f.server)
 	}
+	var gaps []*Stored
 	if err := s.in(ctx, id.RoomID(f.room.ID), func(r *room) error {
-		gaps, err = r.partialGaps(f.join.NID)
+		gaps, err = r.partialGaps(f.join.NID, t.looked)
 		return err
 	}); err != nil {
 		return nil, err
 	}
-	for _, ev := range gaps[:min(len(gaps), maxAround)] {
-		around, err := f.stateAround(ctx, ev, t.state, slots)
-		if err != nil {
-			s.Log.Debug("nobody gives the state around an event", zap.String("event", string(ev.ID())), zap.Error(err))
-			continue
-		}
-		t.around[ev.NID] = around
-	}
-	return t, ctx.Err()
+	return t, f.askAround(ctx, t, gaps)
 }
 
-// partialGaps lists the events that were judged by a part of the state and have missing prev events, but our join.
-func (r *room) partialGaps(join int64) (gaps []*Stored, err error) {
+// slots reads the slots of all that the room ever had in its state.
+func (f *rest) slots(ctx context.Context) (map[Key]int64, error) {
+	slots := map[Key]int64{}
+	return slots, f.s.DB.Read(ctx, func(tx storage.Tx) error {
+		list, err := tx.AllSlots(f.room.NID)
+		for _, v := range list {
+			slots[Key{v.Type, v.StateKey}] = v.Slot
+		}
+		return err
+	})
+}
+
+// askAround asks for the states around events with missing prev events. Those that build on the same have the same.
+func (f *rest) askAround(ctx context.Context, t *truth, gaps []*Stored) error {
+	for _, ev := range gaps {
+		on := fmt.Sprint(slices.Sorted(slices.Values(ev.PrevEvents())))
+		around, asked := t.told[on]
+		if !asked && len(t.told) < maxAround {
+			var err error
+			if around, err = f.stateAround(ctx, ev, t.pieces); err != nil {
+				f.s.Log.Debug("nobody gives the state around an event", zap.String("event", string(ev.ID())), zap.Error(err))
+			}
+			t.told[on] = around
+		}
+		if around != nil {
+			t.around[ev.NID] = around
+		}
+	}
+	return ctx.Err()
+}
+
+// partialGaps lists the events that were judged by a part of the state and have missing prev events, but our join and
+// those that were looked at before.
+func (r *room) partialGaps(join int64, looked map[int64]bool) (gaps []*Stored, err error) {
 	noted, err := r.partialEvents()
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range noted {
 		n := &needs{}
-		if p.NID == join {
+		if p.NID == join || looked[p.NID] {
 			continue
 		}
+		looked[p.NID] = true
 		if _, err := r.prevOf(p.Event, n); err != nil {
 			return nil, err
 		}
@@ -255,7 +298,7 @@ func (r *room) becomeWhole(t *truth) (err error) {
 	}
 	seemed := state.Root(r.row.Root)
 	w := &restating{r: r, t: t, news: make(map[int64]*addition, len(list))}
-	if w.base, err = r.rootOfTruth(t); err != nil {
+	if w.base, err = r.rootWith(0, &t.pieces); err != nil {
 		return err
 	}
 	for _, p := range prevFirst(list) {
@@ -339,10 +382,10 @@ func copyNodes(tx storage.Tx, room int64, nodes []state.NewNode) error {
 	return tx.CopyStateNodes(room, ids, data)
 }
 
-// rootOfTruth makes the state before our join.
-func (r *room) rootOfTruth(t *truth) (state.Root, error) {
-	changes := maps.Clone(t.state)
-	for key, nid := range t.rows {
+// rootWith puts pieces into a state.
+func (r *room) rootWith(base state.Root, p *pieces) (state.Root, error) {
+	changes := maps.Clone(p.state)
+	for key, nid := range p.rows {
 		slot, isNew, err := r.takeSlot(key)
 		if err != nil {
 			return 0, err
@@ -352,7 +395,7 @@ func (r *room) rootOfTruth(t *truth) (state.Root, error) {
 		}
 		changes[slot] = nid
 	}
-	return r.array.Set(0, changes)
+	return r.array.Set(base, changes)
 }
 
 // prevFirst sorts events so that each comes after those of them that it builds on, else as they came.
@@ -454,7 +497,7 @@ func (w *restating) before(p noted) (state.Root, error) {
 	roots := rootsAfter(prev)
 	if len(n.prev) > 0 {
 		if differs, ok := w.t.around[p.NID]; ok {
-			return w.r.array.Set(w.base, differs)
+			return w.r.rootWith(w.base, differs)
 		}
 		if p.history || w.now == 0 {
 			roots = append(roots, w.base)

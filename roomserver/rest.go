@@ -375,7 +375,7 @@ func (f *rest) flush(ctx context.Context, atLeast int) error {
 
 // stateAround asks for the state before an event whose prev events are missing: only what differs from the state that
 // was fetched is kept. Most of it is here.
-func (f *rest) stateAround(ctx context.Context, ev *Stored, base map[int64]int64, slots map[Key]int64) (map[int64]int64, error) {
+func (f *rest) stateAround(ctx context.Context, ev *Stored, base pieces) (*pieces, error) {
 	short, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	server := f.server
@@ -409,24 +409,32 @@ func (f *rest) stateAround(ctx context.Context, ev *Stored, base map[int64]int64
 	if err != nil {
 		return nil, err
 	}
-	differs := map[int64]int64{}
-	seen := map[int64]bool{}
+	slots, err := f.slots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	differs := newPieces()
+	seen := make(map[Key]bool, len(rows))
 	for _, row := range rows {
-		slot, ok := slots[Key{row.Type, row.StateKey}]
-		if !ok {
-			continue // of no use to anybody but this event
-		}
-		seen[slot] = true
-		if base[slot] != row.NID {
-			differs[slot] = row.NID
-		}
-	}
-	for slot := range base {
-		if !seen[slot] {
-			differs[slot] = 0
+		key := Key{row.Type, row.StateKey}
+		seen[key] = true
+		if slot, ok := slots[key]; !ok {
+			differs.rows[key] = row.NID
+		} else if base.state[slot] != row.NID {
+			differs.state[slot] = row.NID
 		}
 	}
-	return differs, nil
+	for key, slot := range slots {
+		if base.state[slot] != 0 && !seen[key] {
+			differs.state[slot] = 0
+		}
+	}
+	for key := range base.rows {
+		if !seen[key] {
+			differs.rows[key] = 0
+		}
+	}
+	return &differs, nil
 }
 
 // rows reads what the state is made of; what was rejected is no part of it.

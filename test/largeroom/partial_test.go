@@ -232,3 +232,48 @@ func TestOurServersJoinEachOtherInPart(t *testing.T) {
 		}
 	})
 }
+
+func TestEventsOverGapsHaveTheirStateOnceTheRoomIsWhole(t *testing.T) {
+	// spec: msc3902
+	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+		ca := homeserver.NewCA(t)
+		room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 3})
+		s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+		alice := s.Register(t, "alice")
+		before, around := newGate(), newGate()
+		t.Cleanup(before.Open)
+		t.Cleanup(around.Open)
+		var asked atomic.Int32
+		room.Intercept = func(kind string, w http.ResponseWriter, r *http.Request) bool {
+			switch {
+			case kind == "get_missing_events" || kind == "backfill":
+				w.WriteHeader(http.StatusForbidden)
+				io.WriteString(w, `{"errcode":"M_FORBIDDEN","error":"no"}`)
+				return true
+			case kind == "state_ids" && asked.Add(1) == 1:
+				before.wait(r)
+			case kind == "state_ids":
+				around.wait(r)
+			}
+			return false
+		}
+		alice.Join(string(room.ID), room.Servers[0].Name)
+		// Newcomers of whom we hear only by what others build on their joins.
+		over := func(newcomer int) *event.Event {
+			key := string(room.User(newcomer))
+			room.Add(t, newcomer, "m.room.member", &key, J{"membership": "join"})
+			ev := room.Add(t, 5, "m.room.message", nil, J{"msgtype": "m.text", "body": "welcome"})
+			room.Tell(t, s, ev)
+			return ev
+		}
+		first := over(20)
+		want := room.State()
+		before.Open()
+		<-around.asked
+		second := over(21) // while the state around the first is asked for
+		around.Open()
+		awaitWhole(t, alice, room)
+		sameState(t, s, room, first.ID(), want)
+		sameState(t, s, room, second.ID(), room.State())
+	})
+}
