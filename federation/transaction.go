@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -136,7 +137,7 @@ func (s *Server) sendTransaction(ctx context.Context, in *transactionIn) (*json.
 		// The sender may give up and come again: what is begun is brought to an end meanwhile.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), transactionTime)
 		defer cancel()
-		return s.takeOnce(ctx, in)
+		return s.takeGuarded(ctx, in)
 	})
 	select {
 	case <-ctx.Done():
@@ -148,6 +149,18 @@ func (s *Server) sendTransaction(ctx context.Context, in *transactionIn) (*json.
 		answer := result.Val.(json.RawMessage)
 		return &answer, nil
 	}
+}
+
+// takeGuarded turns a panic into a failed transaction: its goroutine has nobody above it who would, and a server must
+// not be able to end the process.
+func (s *Server) takeGuarded(ctx context.Context, in *transactionIn) (answer json.RawMessage, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.Log.Error("panic while taking a transaction", zap.String("origin", in.Origin), zap.Any("panic", p), zap.Stack("stack"))
+			answer, err = nil, chancery.Internal(fmt.Errorf("panic: %v", p))
+		}
+	}()
+	return s.takeOnce(ctx, in)
 }
 
 func (s *Server) takeOnce(ctx context.Context, in *transactionIn) (answer json.RawMessage, err error) {

@@ -115,7 +115,11 @@ func (s *Server) visit(ctx context.Context, g *reminders, what string, do func(c
 		}
 		for _, roomID := range g.due(time.Now()) {
 			all.Go(func() error {
-				whole, err := do(ctx, roomID)
+				whole := false
+				err := s.guarded(what, func() (err error) {
+					whole, err = do(ctx, roomID)
+					return err
+				})
 				if err != nil && ctx.Err() == nil {
 					s.Log.Info("could not "+what, zap.String("room", string(roomID)), zap.Error(err))
 				}

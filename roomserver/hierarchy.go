@@ -320,11 +320,13 @@ func (w *spaceWalk) findAhead(ctx context.Context) error {
 			continue
 		}
 		g.Go(func() error {
-			came[i] = w.s.farSpaceVia(ctx, step.room, step.via)
-			return nil
+			return w.s.guarded("look at a far space", func() error {
+				came[i] = w.s.farSpaceVia(ctx, step.room, step.via)
+				return nil
+			})
 		})
 	}
-	g.Wait() // no function fails: who does not answer has nothing to tell
+	_ = g.Wait() // who does not answer, or nonsense, has nothing to tell
 	if err := ctx.Err(); err != nil {
 		return err
 	}

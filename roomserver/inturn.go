@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -28,8 +29,14 @@ func inTurn[T any](ctx context.Context, servers []string, ask func(context.Conte
 		server := servers[asked]
 		asked, open = asked+1, open+1
 		go func() {
-			answer, err := ask(ctx, server)
-			answers <- said{server, answer, err}
+			a := said{server: server}
+			defer func() { // no answer may end the process
+				if p := recover(); p != nil {
+					a.err = fmt.Errorf("panic over the answer of %s: %v", server, p)
+				}
+				answers <- a
+			}()
+			a.answer, a.err = ask(ctx, server)
 		}()
 	}
 	next()

@@ -141,7 +141,7 @@ func (s *Server) askRooms(ctx context.Context, epoch int64) (left int, err error
 		g.SetLimit(lostAtOnce)
 		for _, row := range rooms {
 			g.Go(func() error {
-				if err := s.findLostOf(ctx, id.RoomID(row.ID), epoch); err != nil {
+				if err := s.guarded("ask for lost events", func() error { return s.findLostOf(ctx, id.RoomID(row.ID), epoch) }); err != nil {
 					failed.Add(1)
 					s.Log.Info("could not ask for the lost events of a room", zap.String("room", row.ID), zap.Error(err))
 				}

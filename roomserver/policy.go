@@ -237,7 +237,7 @@ func (s *Server) askAll(ctx context.Context, all []*unasked) {
 	var g errgroup.Group
 	g.SetLimit(opinionsAtOnce)
 	for _, u := range all {
-		g.Go(func() error { return s.ask(ctx, u) })
+		g.Go(func() error { return s.guarded("ask a policy server", func() error { return s.ask(ctx, u) }) })
 	}
 	_ = g.Wait() // our caller has gone: the next look says so
 }

@@ -265,7 +265,8 @@ func (f *rest) takeGiven(ctx context.Context, g *given) error {
 func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.RawMessage) error) error) error {
 	raws, checked := make(chan []json.RawMessage, 1), make(chan []*event.Event, 1)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
+	begin := func(what string, do func() error) { g.Go(func() error { return f.s.guarded(what, do) }) }
+	begin("read a state", func() error {
 		defer close(raws)
 		var piece []json.RawMessage
 		send := func() error {
@@ -288,7 +289,7 @@ func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.R
 		}
 		return err
 	})
-	g.Go(func() error {
+	begin("check a state", func() error {
 		defer close(checked)
 		for piece := range raws {
 			select {
@@ -299,7 +300,7 @@ func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.R
 		}
 		return nil
 	})
-	g.Go(func() error {
+	begin("store a state", func() error {
 		for events := range checked {
 			for _, ev := range events {
 				f.note(ev)

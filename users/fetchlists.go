@@ -108,10 +108,16 @@ func (s *Server) watchDeviceLists(ctx context.Context) error {
 			}
 			busy[server] = true
 			fetching.Go(func() {
+				defer func() {
+					if p := recover(); p != nil { // no server's list may end the process
+						s.Log.Error("panic while fetching device lists", zap.String("server", server), zap.Any("panic", p), zap.Stack("stack"))
+						waitFor(ctx, time.Minute)
+					}
+					done <- server
+				}()
 				if err := s.fetchListsOf(ctx, server, lists); err != nil && ctx.Err() == nil {
 					s.Log.Warn("fetching device lists failed", zap.String("server", server), zap.Error(err))
 				}
-				done <- server
 			})
 		}
 		timer := time.NewTimer(wait)

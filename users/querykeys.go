@@ -12,6 +12,7 @@ import (
 	"chancery/federation/peer"
 	"chancery/storage"
 
+	"go.uber.org/zap"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -273,7 +274,13 @@ func (s *Server) eachServer(ctx context.Context, servers []string, timeout time.
 		select {
 		case places <- struct{}{}:
 			asking.Go(func() {
-				defer func() { <-places }()
+				defer func() {
+					if p := recover(); p != nil { // no answer may end the process
+						s.Log.Error("panic over an answer about keys", zap.String("server", server), zap.Any("panic", p), zap.Stack("stack"))
+						failed(server, Failure{chancery.CodeUnknown, server + " could not be understood"})
+					}
+					<-places
+				}()
 				ask(ctx, server)
 			})
 		case <-ctx.Done():
