@@ -187,6 +187,9 @@ func (s *server) done(route *Route, r *http.Request, w *recorder, start time.Tim
 		return f
 	}
 	switch {
+	case status == http.StatusBadGateway || status == http.StatusGatewayTimeout:
+		// Another server did not do its part: a mistyped name is enough for that.
+		s.Log.Info("request failed at another server", fields()...)
 	case status >= 500:
 		s.Log.Error("request failed", fields()...)
 	case took >= s.Slow && !poll:

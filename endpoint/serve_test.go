@@ -591,10 +591,14 @@ func TestLogLines(t *testing.T) {
 	api := API{Log: zap.New(core), Slow: time.Nanosecond, Routes: []Route{
 		row("GET", "/slow", None, Handle(empty)), row("GET", "/poll", None, Handle(empty), LongPoll()),
 		row("GET", "/fail", None, Handle(func(context.Context, *nothing) (*nothing, error) { return nil, errors.New("disk full") })),
+		row("GET", "/away", None, Handle(func(context.Context, *nothing) (*nothing, error) {
+			return nil, chancery.Errorf(http.StatusBadGateway, chancery.CodeUnknown, "cannot reach b.example")
+		})),
 	}}
 	ask(t, api, "GET", "/slow?access_token=alice", "")
 	ask(t, api, "GET", "/poll", "")
 	ask(t, api, "GET", "/fail", "")
+	ask(t, api, "GET", "/away", "")
 	var got []string
 	for _, e := range logs.All() {
 		got = append(got, e.Level.String()+" "+e.Message)
@@ -602,7 +606,7 @@ func TestLogLines(t *testing.T) {
 			t.Errorf("the log holds an access token: %s", s)
 		}
 	}
-	if want := "info request was slow,debug request,error request failed"; strings.Join(got, ",") != want {
+	if want := "info request was slow,debug request,error request failed,info request failed at another server"; strings.Join(got, ",") != want {
 		t.Errorf("got %v", got)
 	}
 	if cause, ok := logs.All()[2].ContextMap()["error"].(string); !ok || !strings.Contains(cause, "disk full") {
