@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"strings"
 
 	"chancery/config"
 )
@@ -17,6 +18,17 @@ func (c *configFlags) add(flags *flag.FlagSet) {
 	flags.StringVar(&c.file, "config", "", "")
 	flags.StringVar(&c.data, "data", "", "")
 	flags.StringVar(&c.serverName, "server-name", "", "")
+}
+
+// String gives the flags again, for another verb to find the same configuration.
+func (c configFlags) String() string {
+	var text strings.Builder
+	for _, f := range []struct{ name, value string }{{"config", c.file}, {"data", c.data}, {"server-name", c.serverName}} {
+		if f.value != "" {
+			fmt.Fprintf(&text, " --%s %s", f.name, f.value)
+		}
+	}
+	return text.String()
 }
 
 func (c *configFlags) load(t terminal) (*config.Config, error) {

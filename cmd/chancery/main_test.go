@@ -228,7 +228,7 @@ func TestLowPasswordCostIsWarnedOf(t *testing.T) {
 	var out, errs bytes.Buffer
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if err := runServer(ctx, cfg, []string{"clientapi"}, newLog(cfg.Log, &errs), terminal{out: &out, err: &errs}); err != nil {
+	if err := runServer(ctx, cfg, []string{"clientapi"}, newLog(cfg.Log, &errs), configFlags{}, terminal{out: &out, err: &errs}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(errs.String(), "passwords.cost") {

@@ -63,8 +63,10 @@ func runRoom(ctx context.Context, args []string, t terminal) error {
 
 // rebuilt prints what a rebuild found, for a person.
 func rebuilt(p page, found *roomserver.Rebuilt) {
-	p.line("room %s: the states of %d events were resolved again; of %d the state before them is as another server gave it",
-		found.Room, found.Events, found.Trusted)
+	p.line("room %s: the states of %d events were resolved again", found.Room, found.Events)
+	if found.Trusted > 0 {
+		p.line("of %d of them the state before is as another server gave it", found.Trusted)
+	}
 	for _, v := range found.Judged {
 		p.line("  %s now: %s", v.Now, words(v.Brief))
 	}

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -119,5 +122,20 @@ func TestRoomExplain(t *testing.T) {
 	rebuilt("--apply")
 	if code, _, _ := chancery("room", "explain", room); code != exitUsage {
 		t.Errorf("without an event: exit %d", code)
+	}
+}
+
+// A mistyped directory must not become a server's.
+func TestRoomVerbsMakeNoDatabase(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "mistyped")
+	for _, verb := range [][]string{{"explain", "!room:localhost", "$event"}, {"rebuild-state", "!room:localhost"}} {
+		var errs bytes.Buffer
+		code := run(t.Context(), append(append([]string{"room"}, verb...), "--data", data), terminal{in: strings.NewReader(""), out: io.Discard, err: &errs})
+		if code != exitFailed || !strings.Contains(errs.String(), "there is no "+filepath.Join(data, "chancery.db")) {
+			t.Errorf("%s: code %d: %s", verb[0], code, &errs)
+		}
+		if _, err := os.Stat(data); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s made a data directory: %v", verb[0], err)
+		}
 	}
 }

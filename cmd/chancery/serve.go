@@ -39,7 +39,7 @@ func runServe(ctx context.Context, args []string, t terminal) error {
 	for _, variable := range config.Misspelt(t.environ) {
 		log.Warn(variable)
 	}
-	return runServer(ctx, cfg, only, log, t)
+	return runServer(ctx, cfg, only, log, from, t)
 }
 
 // parseOnly reads the components of this process; none named is all of them.
@@ -59,7 +59,7 @@ func parseOnly(list string) ([]string, error) {
 }
 
 // run serves until ctx ends.
-func runServer(ctx context.Context, cfg *config.Config, only []string, log *zap.Logger, t terminal) error {
+func runServer(ctx context.Context, cfg *config.Config, only []string, log *zap.Logger, from configFlags, t terminal) error {
 	if cfg.Passwords.Cost == "low" {
 		log.Warn("passwords.cost is low: passwords are kept too cheaply for anything but tests")
 	}
@@ -70,17 +70,17 @@ func runServer(ctx context.Context, cfg *config.Config, only []string, log *zap.
 		for _, l := range a.Federation {
 			log.Info("other servers are served", zap.Stringer("address", l))
 		}
-		sayNext(t.out, cfg)
+		sayNext(t.out, cfg, from)
 	}})
 }
 
 // sayNext tells an operator who has just started the server what to do with it.
-func sayNext(w io.Writer, cfg *config.Config) {
+func sayNext(w io.Writer, cfg *config.Config, from configFlags) {
 	fmt.Fprintf(w, `
 %s is up. Its data is in %s.
-  Make the first administrator:  chancery user create NAME --admin --data %s
+  Make the first administrator:  chancery user create NAME --admin%s
   Sign in with Element:          homeserver %s
   Every setting, with defaults:  chancery config print
 
-`, cfg.ServerName, cfg.DataDir, cfg.DataDir, cfg.ClientURL())
+`, cfg.ServerName, cfg.DataDir, from, cfg.ClientURL())
 }

@@ -72,6 +72,16 @@ func ask(ctx context.Context, cfg *config.Config, path string, in, out any) erro
 	return nil
 }
 
+// stored is alone for what is about something that a server has stored before.
+func stored(ctx context.Context, cfg *config.Config, release string, fn func(*storage.DB) error) error {
+	if db := Database(cfg, release, zap.NewNop()); db.URL == "" {
+		if _, err := os.Stat(db.Path); errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("there is no %s: --config, --data and --server-name must be as for serve", db.Path)
+		}
+	}
+	return alone(ctx, cfg, release, fn)
+}
+
 // alone opens the database of a server that does not run. Nobody else uses the data directory meanwhile.
 func alone(ctx context.Context, cfg *config.Config, release string, fn func(*storage.DB) error) error {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {

@@ -32,7 +32,7 @@ func Explain(ctx context.Context, cfg *config.Config, release string, room id.Ro
 	if !errors.Is(err, errNoServer) {
 		return x, plain(err)
 	}
-	err = alone(ctx, cfg, release, func(db *storage.DB) error {
+	err = stored(ctx, cfg, release, func(db *storage.DB) error {
 		x, err = offline(cfg, db).Explain(ctx, room, event)
 		return err
 	})
@@ -62,7 +62,7 @@ func Rebuild(ctx context.Context, cfg *config.Config, release string, room id.Ro
 	if !errors.Is(err, errNoServer) {
 		return found, plain(err)
 	}
-	err = alone(ctx, cfg, release, func(db *storage.DB) error {
+	err = stored(ctx, cfg, release, func(db *storage.DB) error {
 		rooms := offline(cfg, db)
 		if apply {
 			owner, err := OwnerName(cfg)
