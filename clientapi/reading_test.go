@@ -367,7 +367,7 @@ func TestPushRules(t *testing.T) {
 		if got := ids("content"); !slices.Equal(got, []string{"a", "b", "c", "d"}) {
 			t.Errorf("content: %v", got)
 		}
-		h.want(alice, "GET", at+"content/a", nil, 200, `{"rule_id":"a","default":false,"enabled":true,"actions":["notify"],"pattern":"tea"}`)
+		h.want(alice, "GET", at+"content/a", nil, 200, `{"rule_id":"a","default":false,"enabled":true,"actions":["notify","dont_notify"],"pattern":"tea"}`)
 		h.want(alice, "PUT", at+"content/a/enabled", `{"enabled":false}`, 200, `{}`)
 		h.want(alice, "PUT", at+"content/a", `{"actions":[],"pattern":"coffee"}`, 200, `{}`)
 		h.want(alice, "GET", at+"content/a", nil, 200, `{"rule_id":"a","default":false,"enabled":false,"actions":[],"pattern":"coffee"}`)

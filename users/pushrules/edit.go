@@ -109,7 +109,8 @@ func checkRule(kind Kind, r *Rule) error {
 	return nil
 }
 
-// checkActions refuses what is no action, and leaves out those that mean nothing any more.
+// checkActions refuses what is no action. Those that mean nothing any more are kept, since older clients look for what
+// they have put; when events are judged they are ignored.
 //
 // spec: c2s#historical-actions
 func checkActions(actions []json.RawMessage) ([]json.RawMessage, error) {
@@ -117,8 +118,8 @@ func checkActions(actions []json.RawMessage) ([]json.RawMessage, error) {
 	for _, a := range actions {
 		v := gjson.ParseBytes(a)
 		switch {
-		case v.Type == gjson.String && (v.Str == "dont_notify" || v.Str == "coalesce"):
-		case v.Type == gjson.String && v.Str == "notify", v.IsObject() && v.Get("set_tweak").Type == gjson.String:
+		case v.Type == gjson.String && (v.Str == "notify" || v.Str == "dont_notify" || v.Str == "coalesce"),
+			v.IsObject() && v.Get("set_tweak").Type == gjson.String:
 			kept = append(kept, bytes.Clone(a))
 		default:
 			return nil, chancery.InvalidParam("there is no such action")

@@ -148,6 +148,24 @@ func TestOwnRulesGoBeforeDefaultOnes(t *testing.T) {
 	}
 }
 
+// spec: c2s#historical-actions
+func TestHistoricalActionsMeanNothing(t *testing.T) {
+	c := &Changes{}
+	must(t, c.Put(Sender, Rule{ID: "@quiet:test", Actions: raw(`"dont_notify"`)}, "", ""))
+	must(t, c.Put(Sender, Rule{ID: "@loud:test", Actions: raw(`"coalesce"`, notify)}, "", ""))
+	r := Reader{User: "@me:test", Rules: c.Ruleset("@me:test")}
+	for sender, want := range map[id.UserID]bool{"@quiet:test": false, "@loud:test": true, "@other:test": true} {
+		ev := message(`{"msgtype":"m.text","body":"x"}`)
+		ev.sender = sender
+		if got := For(ev, Place{}, r); got.Notify != want {
+			t.Errorf("of %s: %+v", sender, got)
+		}
+	}
+	if err := c.Put(Sender, Rule{ID: "@a:test", Actions: raw(`"dance"`)}, "", ""); err == nil {
+		t.Error("an action that never was is taken")
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
