@@ -184,7 +184,12 @@ func (s *Server) arrived(mediaID string) {
 // fetch gets a file from its server and keeps it. Who wants the same file waits for the same
 // download, which goes on when one of them leaves.
 func (s *Server) fetch(ctx context.Context, w Want) (storage.Media, error) {
-	done := s.fetching.DoChan(w.Origin+"/"+w.ID, func() (any, error) {
+	done := s.fetching.DoChan(w.Origin+"/"+w.ID, func() (_ any, err error) {
+		defer func() { // a goroutine of its own: no file of another server may end the process
+			if p := recover(); p != nil {
+				err = fmt.Errorf("panic while fetching a file of %s: %v", w.Origin, p)
+			}
+		}()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTime)
 		defer cancel()
 		return s.download(ctx, w)

@@ -60,14 +60,20 @@ func (d *Discovery) Resolve(ctx context.Context, server string) (Route, error) {
 		return cached.route, nil
 	}
 	// One look-up for all who wait; it lives on when the first of them gives up.
-	found := d.flight.DoChan(server, func() (any, error) {
+	found := d.flight.DoChan(server, func() (_ any, err error) {
+		defer func() { // a goroutine of its own: no answer may end the process
+			if p := recover(); p != nil {
+				err = fmt.Errorf("panic while finding %s: %v", server, p)
+			}
+		}()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wellKnownTimeout+srvTimeout)
 		defer cancel()
 		return d.discover(ctx, server), nil
 	})
 	select {
 	case r := <-found:
-		return r.Val.(Route), r.Err
+		route, _ := r.Val.(Route)
+		return route, r.Err
 	case <-ctx.Done():
 		return Route{}, fmt.Errorf("find %s: %w", server, ctx.Err())
 	}

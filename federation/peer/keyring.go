@@ -134,7 +134,13 @@ func (r *KeyRing) obtain(ctx context.Context, server string, n need) (map[string
 		return known.keys, fmt.Errorf("%w: %s was asked a moment ago", errNoKey, server)
 	}
 	// One fetch for all who wait, which lives on when the first of them gives up.
-	done := r.flight.DoChan(server, func() (any, error) {
+	done := r.flight.DoChan(server, func() (_ any, err error) {
+		defer func() { // a goroutine of its own: no list of keys may end the process
+			if p := recover(); p != nil {
+				r.log.Error("panic while asking for keys", zap.String("server", server), zap.Any("panic", p), zap.Stack("stack"))
+				err = fmt.Errorf("panic: %v", p)
+			}
+		}()
 		if n.anyone && len(known.keys) == 0 {
 			select {
 			case r.strangers <- struct{}{}:

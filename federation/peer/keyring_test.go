@@ -134,6 +134,27 @@ func TestKeysAreFetchedOnce(t *testing.T) {
 	must(t, r.VerifyJSON(t.Context(), p.keys.ServerName, []byte(unsigned), time.Now()))
 }
 
+// ill is a store that breaks on whatever it is to keep.
+type ill struct{ memory }
+
+func (*ill) SaveKeys(context.Context, []ServerKey) error { panic("these keys are too much") }
+
+// A panic over the keys of a server, which are fetched for all who wait, ends only the fetch.
+func TestPanicOverKeysFailsTheFetch(t *testing.T) {
+	ca := newAuthority(t)
+	p := publish(t, ca, "p.example")
+	r, _ := ourRing(t, ca, &ill{})
+	object, err := p.keys.Sign([]byte(`{"a":1}`))
+	must(t, err)
+	_ = r.VerifyJSON(t.Context(), p.keys.ServerName, object, time.Now()) // the keys may be known already when the store breaks
+	if _, err := r.Published(t.Context(), "q.example", time.Time{}); err == nil {
+		t.Error("a server that is not there has published keys")
+	}
+	if n := p.asked.Load(); n != 1 {
+		t.Errorf("the server was asked %d times", n)
+	}
+}
+
 func TestKeyRotation(t *testing.T) {
 	// spec: s2s#publishing-keys
 	ca := newAuthority(t)
