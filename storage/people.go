@@ -31,16 +31,17 @@ const (
 
 // People walks the users that a user may find, each once: those with whom they share a room, then those in rooms that are
 // open to all or in the room directory, in either the newest rooms first, some at a time. Where there are more members than
-// the bounds let it see, the rest is not found but by the whole user ID, which named may be. Of our own users it gives the
-// profile and never what they call themselves in a room, of others what they call themselves in the newest room.
-func (tx Tx) People(user, server, named string, each func(Person)) error {
+// the bounds let it see, the rest is not found but by the whole user ID, which named may be, and all is false. Of our own
+// users it gives the profile and never what they call themselves in a room, of others what they call themselves in the
+// newest room.
+func (tx Tx) People(user, server, named string, each func(Person)) (all bool, err error) {
 	return tx.people(user, server, named, maxPeople, each)
 }
 
-func (tx Tx) people(user, server, named string, most int, each func(Person)) error {
+func (tx Tx) people(user, server, named string, most int, each func(Person)) (all bool, err error) {
 	shared, open, err := tx.roomsToFindPeopleIn(user)
 	if err != nil {
-		return err
+		return false, err
 	}
 	told := map[string]bool{user: true}
 	tell := func(members []roomPerson) {
@@ -53,23 +54,25 @@ func (tx Tx) people(user, server, named string, most int, each func(Person)) err
 		}
 	}
 	them, err := sql.Collect(tx.Tx, roomPeople(server), `SELECT m.room, `+personColumns+`
-		WHERE m.user_id = $1 AND m.membership = 'join' AND m.room = ANY($2)`, sql.Text(named), slices.Concat(shared, open))
+		WHERE m.user_id = $1 AND m.membership = 'join' AND (m.room = ANY($2)
+			OR EXISTS (SELECT 1 FROM open_rooms o WHERE o.room = m.room AND o.looked_at)
+			OR EXISTS (SELECT 1 FROM rooms r JOIN published d ON d.room_id = r.room_id WHERE r.nid = m.room))`, sql.Text(named), shared)
 	if err != nil {
-		return err
+		return false, err
 	}
 	tell(them)
 	for _, rooms := range slices.Concat(slices.Collect(slices.Chunk(shared, peopleRooms)), slices.Collect(slices.Chunk(open, peopleRooms))) {
 		members, err := sql.Collect(tx.Tx, roomPeople(server), `SELECT m.room, `+personColumns+`
 			WHERE m.membership = 'join' AND m.room = ANY($1) LIMIT $2`, rooms, most)
 		if err != nil {
-			return err
+			return false, err
 		}
 		tell(members)
 		if most -= len(members); most == 0 {
 			break
 		}
 	}
-	return nil
+	return most > 0 && len(open) < maxPeopleRooms, nil
 }
 
 // roomsToFindPeopleIn lists the rooms of a user, and others that everybody may find people in, each once and newest first.

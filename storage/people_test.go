@@ -46,12 +46,14 @@ func TestWalkThroughPeopleIsBounded(t *testing.T) {
 		}
 		walk := func(named string, most int) (found []Person) {
 			t.Helper()
-			err := db.Read(t.Context(), func(tx Tx) error {
+			var all bool
+			err := db.Read(t.Context(), func(tx Tx) (err error) {
 				found = nil
-				return tx.people(me, "x", named, most, func(p Person) { found = append(found, p) })
+				all, err = tx.people(me, "x", named, most, func(p Person) { found = append(found, p) })
+				return err
 			})
-			if err != nil {
-				t.Fatal(err)
+			if err != nil || all != (most == maxPeople) {
+				t.Fatalf("of %d: all %t, %v", most, all, err)
 			}
 			return found
 		}

@@ -14,7 +14,7 @@ import (
 const maxFound = 200 // users in one answer
 
 // Search finds users by the beginnings of words in their display names and user IDs, best first; limited says
-// that there are more.
+// that there may be more.
 //
 // spec: c2s/searchUserDirectory
 func (s *Server) Search(ctx context.Context, user id.UserID, term string, limit int) (found []storage.Person, limited bool, err error) {
@@ -31,7 +31,7 @@ func (s *Server) Search(ctx context.Context, user id.UserID, term string, limit 
 	better := func(a, b ranked) int { return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.User, b.User)) }
 	err = s.DB.Read(ctx, func(tx storage.Tx) error {
 		all, limited = nil, false
-		return tx.People(string(user), s.ServerName, strings.TrimSpace(term), func(p storage.Person) {
+		seenAll, err := tx.People(string(user), s.ServerName, strings.TrimSpace(term), func(p storage.Person) {
 			rank, ok := q.rank(p)
 			if !ok {
 				return
@@ -42,6 +42,8 @@ func (s *Server) Search(ctx context.Context, user id.UserID, term string, limit 
 				all, limited = all[:limit], true
 			}
 		})
+		limited = limited || !seenAll
+		return err
 	})
 	if err != nil {
 		return nil, false, err
