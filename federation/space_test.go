@@ -251,3 +251,54 @@ func TestALyingSpaceIsNotBelieved(t *testing.T) {
 		}
 	})
 }
+
+// A space can name any server for any number of rooms: one page asks a bounded number of questions, and whoever walks on
+// comes to an end.
+func TestASpaceDoesNotMakeUsAskWithoutEnd(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice := a.user("alice")
+		space, far, last := a.space(alice, nil), id.RoomID("!far:"+b.name), a.room(alice, nil)
+		a.child(alice, space, far, "1", b)
+		a.set(alice, space, "m.space.child", string(last), map[string]any{"via": []string{a.name}, "order": "2"})
+		var children []any
+		for i := range 450 {
+			children = append(children, map[string]any{"type": "m.space.child", "state_key": fmt.Sprintf("!c%03d:%s", i, b.name), "sender": "@x:" + b.name,
+				"origin_server_ts": 1, "content": map[string]any{"via": []string{b.name}}})
+		}
+		var asked atomic.Int64
+		b.before = func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.Contains(r.URL.Path, "/hierarchy/") {
+				return false
+			}
+			asked.Add(1)
+			if !strings.Contains(r.URL.Path, "far") {
+				w.WriteHeader(http.StatusNotFound)
+				fmt.Fprint(w, `{"errcode":"M_NOT_FOUND","error":"unknown room"}`)
+				return true
+			}
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(map[string]any{"room": map[string]any{"room_id": far, "join_rule": "public", "num_joined_members": 1,
+				"world_readable": false, "guest_can_join": false, "room_type": "m.space", "children_state": children}, "children": []any{}})
+			return true
+		}
+		var rooms []id.RoomID
+		q := roomserver.SpaceQuery{Room: space}
+		for pages := 0; pages < 2 && (pages == 0 || q.From != ""); pages++ {
+			asked.Store(0)
+			page, err := a.rooms.Hierarchy(t.Context(), alice, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := asked.Load(); n > 300 {
+				t.Errorf("a page asked %d questions", n)
+			}
+			for _, room := range page.Rooms {
+				rooms = append(rooms, room.RoomID)
+			}
+			q.From = page.Next
+		}
+		if want := []id.RoomID{space, far, last}; q.From != "" || !slices.Equal(rooms, want) {
+			t.Errorf("two pages have %v and then %q, want %v and the end", rooms, q.From, want)
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -34,9 +35,22 @@ const (
 	farSpaceLimit  = 4 << 20 // bytes of one answer
 )
 
+// questions counts down how often other servers may be asked, side by side.
+type questions struct{ left atomic.Int64 }
+
+func mayAsk(times int64) *questions {
+	q := &questions{}
+	q.left.Store(times)
+	return q
+}
+
+func (q *questions) take() bool { return q.left.Add(-1) >= 0 }
+
+func (q *questions) none() bool { return q.left.Load() <= 0 }
+
 // farSpaceVia asks some servers for a room, nil when none of them tells of it. What each said lately is not asked
 // again: nobody's word stands for another's.
-func (s *Server) farSpaceVia(ctx context.Context, roomID id.RoomID, via []string) *farSpace {
+func (s *Server) farSpaceVia(ctx context.Context, roomID id.RoomID, via []string, q *questions) *farSpace {
 	asked := 0
 	for _, server := range via {
 		if server == s.ServerName || !peer.ValidServerName(server) {
@@ -45,17 +59,20 @@ func (s *Server) farSpaceVia(ctx context.Context, roomID id.RoomID, via []string
 		if asked++; asked > maxVia {
 			break
 		}
-		if space := s.farSpace(ctx, server, roomID); space.room != nil {
+		if space := s.farSpace(ctx, server, roomID, q); space.room != nil {
 			return space
 		}
 	}
 	return nil
 }
 
-func (s *Server) farSpace(ctx context.Context, server string, roomID id.RoomID) *farSpace {
+func (s *Server) farSpace(ctx context.Context, server string, roomID id.RoomID, q *questions) *farSpace {
 	key := server + " " + string(roomID)
 	if space, ok := s.farSpaces.get(key); ok && time.Now().Before(space.until) {
 		return space
+	}
+	if !q.take() {
+		return &farSpace{}
 	}
 	var space *farSpace
 	err := s.fills.once(ctx, "space "+key, func() error {

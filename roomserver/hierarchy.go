@@ -105,6 +105,10 @@ const (
 	maxSpaceWalk      = 5000             // rooms of one space, over all pages
 	spaceTime         = 30 * time.Second // then a page ends, if it has a room
 	spaceFetches      = 8                // servers asked at a time
+
+	// So many questions go to other servers for one page: a space can name any server for any number of rooms. A page that
+	// has rooms ends there; else the rooms that would be asked for are left out.
+	maxSpaceQuestions = 300
 )
 
 // spaceToken says where a page ended. It needs no memory here: whoever has one may go on after a restart.
@@ -179,7 +183,7 @@ func (s *Server) Hierarchy(ctx context.Context, user id.UserID, q SpaceQuery) (*
 	until := time.Now().Add(spaceTime)
 	walked, passed := 0, token.Seen == 0
 	for walked < maxSpaceWalk && len(w.stack) > 0 {
-		if time.Now().After(until) && walked > 0 {
+		if time.Now().After(until) && walked > 0 || w.questions.none() && len(page.Rooms) > 0 {
 			page.Next = token.String()
 			break
 		}
@@ -216,6 +220,7 @@ type spaceWalk struct {
 	told      map[id.RoomID]bool
 	found     map[id.RoomID]*SpaceRoom // nil: looked for, and not to be told of
 	hints     map[id.RoomID]*SpaceRoom // what other servers said of the rooms in their spaces
+	questions *questions
 }
 
 type spaceStep struct {
@@ -226,7 +231,7 @@ type spaceStep struct {
 
 func newSpaceWalk(s *Server, user id.UserID, depth int) *spaceWalk {
 	return &spaceWalk{s: s, who: looker{user: user}, depth: depth, told: map[id.RoomID]bool{}, found: map[id.RoomID]*SpaceRoom{},
-		hints: map[id.RoomID]*SpaceRoom{}}
+		hints: map[id.RoomID]*SpaceRoom{}, questions: mayAsk(maxSpaceQuestions)}
 }
 
 // begin finds the room at the top.
@@ -321,7 +326,7 @@ func (w *spaceWalk) findAhead(ctx context.Context) error {
 		}
 		g.Go(func() error {
 			return w.s.guarded("look at a far space", func() error {
-				came[i] = w.s.farSpaceVia(ctx, step.room, step.via)
+				came[i] = w.s.farSpaceVia(ctx, step.room, step.via, w.questions)
 				return nil
 			})
 		})

@@ -76,7 +76,7 @@ func (s *Server) summaryElsewhere(ctx context.Context, user id.UserID, roomID id
 	if err != nil {
 		return nil, err
 	}
-	space := s.farSpaceVia(ctx, roomID, servers)
+	space := s.farSpaceVia(ctx, roomID, servers, mayAsk(maxVia))
 	if space == nil {
 		return nil, ctx.Err()
 	}
