@@ -37,20 +37,14 @@ func (s *Server) CreateRoom(ctx context.Context, c Create) (id.RoomID, error) {
 	if !version.RoomIDIsCreateHash {
 		p.RoomID = id.RoomID("!" + randomText(18) + ":" + s.ServerName)
 	}
-	// From version 12 on the room ID is the hash of the create event: that comes first.
-	create, err := event.Build(version, p, s.ServerName, s.KeyID, s.Key, time.Now())
-	if err != nil {
-		return "", err
-	}
 	nid, err := s.DB.NewRoomNumber()
 	if err != nil {
 		return "", fmt.Errorf("number the room: %w", err)
 	}
-	r := newRoom(s, create.RoomID())
-	r.turn.try() // nobody knows the room yet
-	s.mu.Lock()
-	s.rooms[r.id] = r
-	s.mu.Unlock()
+	create, r, err := s.newHandle(version, p)
+	if err != nil {
+		return "", err
+	}
 	waits, err := r.begin(ctx, nid, version, create, c)
 	if err != nil {
 		s.forgetHandle(r)
@@ -62,6 +56,28 @@ func (s *Server) CreateRoom(ctx context.Context, c Create) (id.RoomID, error) {
 		}
 	}
 	return r.id, err
+}
+
+// newHandle makes the create event of a room and the room's handle, in whose turn we are. From version 12 on the room ID is
+// the hash of that event, so that what one user makes twice in a millisecond would be one room: the later one is dated on.
+func (s *Server) newHandle(version *event.Version, p event.Proto) (*event.Event, *room, error) {
+	for at := time.Now(); ; at = at.Add(time.Millisecond) {
+		create, err := event.Build(version, p, s.ServerName, s.KeyID, s.Key, at)
+		if err != nil {
+			return nil, nil, err
+		}
+		r := newRoom(s, create.RoomID())
+		r.turn.try() // nobody knows the room yet
+		s.mu.Lock()
+		_, taken := s.rooms[r.id]
+		if !taken {
+			s.rooms[r.id] = r
+		}
+		s.mu.Unlock()
+		if !taken {
+			return create, r, nil
+		}
+	}
 }
 
 func (r *room) begin(ctx context.Context, nid int64, version *event.Version, create *event.Event, c Create) ([]waiter, error) {

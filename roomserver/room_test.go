@@ -71,6 +71,34 @@ func newRoom(t testing.TB, s *roomserver.Server, version string) id.RoomID {
 	return room
 }
 
+func TestRoomsOfOneMillisecondAreTwo(t *testing.T) {
+	sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) {
+		s := engine(t, fresh())
+		const many = 50
+		rooms := make([]id.RoomID, many)
+		var all sync.WaitGroup
+		for i := range rooms {
+			all.Go(func() {
+				me := string(alice)
+				var err error
+				rooms[i], err = s.CreateRoom(context.Background(), roomserver.Create{Creator: alice, Version: "12", Content: content(map[string]any{"room_version": "12"}),
+					Events: []roomserver.NewEvent{{Type: "m.room.member", StateKey: &me, Content: content(map[string]any{"membership": "join"})}}})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		different := map[id.RoomID]bool{}
+		for _, room := range rooms {
+			different[room] = true
+		}
+		if len(different) != many {
+			t.Errorf("%d rooms were made, want %d", len(different), many)
+		}
+	})
+}
+
 func TestMessagesStandInOrder(t *testing.T) {
 	for _, version := range []string{"11", "12"} {
 		t.Run(version, func(t *testing.T) {

@@ -55,7 +55,7 @@ func (tx Tx) Rooms(nids []int64) ([]Room, error) {
 // RoomsByID finds rooms by ID, in no order.
 func (tx Tx) RoomsByID(ids []string) ([]Room, error) {
 	return sql.Collect(tx.Tx, func(r *sql.Rows) (Room, error) { return scanRoom(r) },
-		`SELECT `+roomColumns+` FROM rooms WHERE room_id = ANY($1)`, ids)
+		`SELECT `+roomColumns+` FROM rooms WHERE room_id = ANY($1)`, escapedTexts(ids))
 }
 
 // InsertRoom makes a room.

@@ -162,6 +162,7 @@ func TestASpaceShowsEveryoneWhatTheyMayEnter(t *testing.T) {
 		private := s.space(alice, object{"preset": "private_chat"})
 		s.want(403, "M_FORBIDDEN", bob, "GET", hierarchy(private, ""), nil)
 		s.want(403, "M_FORBIDDEN", bob, "GET", hierarchy("!nowhere:test", ""), nil)
+		s.want(403, "M_FORBIDDEN", bob, "GET", hierarchy("!no\x00where:test", ""), nil)
 		s.want(403, "M_FORBIDDEN", bob, "GET", hierarchy(banned, ""), nil)
 	})
 }
