@@ -51,7 +51,7 @@ func (o *Outbox) catchUp(ctx context.Context, d *destination, failing bool) erro
 			return err
 		}
 		for _, f := range facts {
-			if own := readOwn(f); own != nil && (sets[own.Set] || slices.Contains(own.Also, d.name)) {
+			if own := readOwn(f); own != nil && own.Not != d.name && (sets[own.Set] || slices.Contains(own.Also, d.name)) {
 				owed.add(item{f.Pos, f.Event, f.Room})
 			}
 		}

@@ -151,3 +151,46 @@ func TestTheStateForAKnockIsChecked(t *testing.T) {
 		}
 	})
 }
+
+// Who refuses an invite while a part of the room is still to come is out of it, though the server that took the
+// refusal does not tell us of it.
+//
+// spec: msc3902, s2s#leaving-rooms-rejecting-invites
+func TestAnInviteIsRefusedWhileTheRoomIsPartial(t *testing.T) {
+	pair(t, func(t *testing.T, a, b *node) {
+		held, release := make(chan struct{}, 100), make(chan struct{})
+		a.before = func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.Contains(r.URL.Path, "/state_ids/") {
+				held <- struct{}{}
+				select {
+				case <-release:
+				case <-r.Context().Done():
+				}
+			}
+			return false
+		}
+		alice, bob, carol := a.user("alice"), b.user("bob"), b.user("carol")
+		room := a.room(alice, map[string]any{"m.room.join_rules": map[string]any{"join_rule": "invite"}})
+		for _, user := range []id.UserID{bob, carol} {
+			if err := a.rooms.Invite(t.Context(), roomserver.Invite{Room: room, Sender: alice, Target: user}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.join(bob, room, a)
+		<-held
+		if err := b.rooms.Leave(t.Context(), carol, room, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.stripped(carol, room).Membership; b.membership(room, carol) != "leave" || got != "" {
+			t.Errorf("carol's server has %q of her in the room, and the invite as %q", b.membership(room, carol), got)
+		}
+		close(release)
+		b.whole(room)
+		if got := b.stripped(carol, room).Membership; b.membership(room, carol) != "leave" || got != "" {
+			t.Errorf("with all of the room carol's server has %q of her in the room, and the invite as %q", b.membership(room, carol), got)
+		}
+		if got := a.membership(room, carol); got != "leave" {
+			t.Errorf("alice's server has carol as %q", got)
+		}
+	})
+}

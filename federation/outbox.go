@@ -169,6 +169,7 @@ func (o *Outbox) load(ctx context.Context) error {
 type ownEvent struct {
 	Set  int64    `json:"set"`
 	Also []string `json:"also"`
+	Not  string   `json:"not"`
 }
 
 // take looks at facts: what cannot fail comes last, since all of them come again after an error.
@@ -254,10 +255,10 @@ func readOwn(f storage.Fact) *ownEvent {
 }
 
 func (own *ownEvent) servers(set []string) []string {
-	if len(own.Also) == 0 {
+	if len(own.Also) == 0 && own.Not == "" {
 		return set
 	}
-	all := slices.Clone(set)
+	all := slices.DeleteFunc(slices.Clone(set), func(name string) bool { return name == own.Not })
 	for _, name := range own.Also {
 		if !slices.Contains(all, name) {
 			all = append(all, name)

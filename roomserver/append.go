@@ -392,9 +392,13 @@ func (r *room) countMember(server string, before, after bool) {
 type ownEvent struct {
 	Set  int64    `json:"set"`            // the server set it goes to
 	Also []string `json:"also,omitempty"` // and the server that it just put out, or whose invite it ends
+	Not  string   `json:"not,omitempty"`  // but the server that gave it to us
 }
 
-// nameServers says in the fact who gets an own event: the servers in the state before or after it.
+// nameServers says in the fact who gets an own event: the servers in the state before or after it. A server whose
+// join, leave or knock we took has it: a transaction with it would meet there a room that is not yet made.
+//
+// spec: s2s#joining-rooms
 func (r *room) nameServers(a *addition, fact *storage.Fact) error {
 	if r.set == 0 {
 		servers := make([]string, 0, len(r.servers))
@@ -412,9 +416,12 @@ func (r *room) nameServers(a *addition, fact *storage.Fact) error {
 		a.set = &serverSet{nid, servers}
 	}
 	own := ownEvent{Set: r.set}
+	if s := a.Sender().Homeserver(); s != r.s.ServerName {
+		own.Not = s
+	}
 	if a.Type() == "m.room.member" {
 		key, _ := a.StateKey()
-		if s := id.UserID(key).Homeserver(); s != r.s.ServerName && r.servers[s] == 0 && a.Membership() != "invite" && a.Membership() != "knock" {
+		if s := id.UserID(key).Homeserver(); s != r.s.ServerName && s != own.Not && r.servers[s] == 0 && a.Membership() != "invite" && a.Membership() != "knock" {
 			own.Also = append(own.Also, s)
 		}
 	}

@@ -467,6 +467,9 @@ func (s *Server) leaveRemote(ctx context.Context, user id.UserID, roomID id.Room
 	var left *event.Event
 	for _, server := range servers[:min(len(servers), 2)] {
 		if left, err = s.leaveThrough(ctx, server, user, roomID, content); err == nil {
+			if s.knowsOfLeave(ctx, server, left) {
+				return nil
+			}
 			break
 		}
 		s.Log.Info("could not leave through a server", zap.String("server", server), zap.Error(err))
@@ -496,6 +499,31 @@ func (s *Server) leaveThrough(ctx context.Context, server string, user id.UserID
 		return nil, err
 	}
 	return ev, s.Peer.SendLeave(ctx, server, roomID, ev.ID(), ev.JSON())
+}
+
+// knowsOfLeave puts the leave that a server took for us into the room, when another of our users is in it: we did not
+// find the invite there because a part of the room was still to come, and that server tells us of nothing that it has
+// from us.
+func (s *Server) knowsOfLeave(ctx context.Context, server string, left *event.Event) (knows bool) {
+	here := false
+	err := s.in(ctx, left.RoomID(), func(r *room) error {
+		here = r.servers[s.ServerName] > 0
+		return nil
+	})
+	if here {
+		err = s.receiveOne(ctx, server, left.RoomID(), left)
+	}
+	if here && err == nil {
+		err = s.in(ctx, left.RoomID(), func(r *room) error {
+			member, err := r.member(left.Sender())
+			knows = member != nil && member.ID() == left.ID()
+			return err
+		})
+	}
+	if err != nil && !chancery.IsCode(err, chancery.CodeNotFound) {
+		s.Log.Info("could not take a leave into its room", zap.String("room", string(left.RoomID())), zap.Error(err))
+	}
+	return knows
 }
 
 // leaveAlone makes the event that tells our user of a refused invite when no other server could take it.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -21,6 +22,7 @@ import (
 type server struct {
 	*homeserver.Server
 	software string
+	whole    string            // what it logs, with the room, when it has the members that a join left out
 	lacks    map[string]string // stories it cannot be part of, and abilities it has not, and why
 	// fresh makes the command that starts it; nil for ours.
 	fresh   func() *exec.Cmd
@@ -37,6 +39,12 @@ func (s *server) can(t *testing.T, ability string) bool {
 		t.Logf("%s has no %s: %s", s.software, ability, why)
 	}
 	return !lacks
+}
+
+// redacts says whether a server can redact events of a room of this version.
+func (s *server) redacts(t *testing.T, version string) bool {
+	t.Helper()
+	return version != "11" && version != "12" || s.can(t, "redactions since version 11")
 }
 
 // down ends the server: ours as if the power was cut, others politely.
@@ -98,11 +106,33 @@ func (s *server) up(t testing.TB) {
 
 // tail is the end of the log of a server that is not ours.
 func (s *server) tail() string {
+	text := s.logged()
+	return text[max(0, len(text)-8000):]
+}
+
+// logged is all that a server has logged.
+func (s *server) logged() string {
+	if s.fresh == nil {
+		return s.Log()
+	}
 	text, err := os.ReadFile(s.log.Name())
 	if err != nil {
 		return err.Error()
 	}
-	return string(text[max(0, len(text)-8000):])
+	return string(text)
+}
+
+// becomesWhole waits until a server says that it has the members which were left out of its join.
+func (s *server) becomesWhole(t *testing.T, id string) {
+	t.Helper()
+	eventually(t, s.software+" joined "+id+" without its members and fetched them", func() bool {
+		for line := range strings.Lines(s.logged()) {
+			if strings.Contains(line, s.whole) && strings.Contains(line, id) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 var people atomic.Int64
@@ -115,7 +145,7 @@ func (s *server) user(t testing.TB, name string) *homeserver.User {
 
 func ours(t testing.TB, ca *homeserver.CA, database string) *server {
 	t.Helper()
-	return &server{software: "chancery", Server: homeserver.Start(t, homeserver.Options{CA: ca, Database: database, Process: true,
+	return &server{software: "chancery", whole: "nothing of a room is missing any more", Server: homeserver.Start(t, homeserver.Options{CA: ca, Database: database, Process: true,
 		Settings: map[string]string{"CHANCERY_PRESENCE_FEDERATE": "true", "CHANCERY_DIRECTORY_PUBLIC": "true"}})}
 }
 

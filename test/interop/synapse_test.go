@@ -100,6 +100,7 @@ remote_media_download_per_second: 500M
 
 const synapseLogging = `
 version: 1
+disable_existing_loggers: false
 formatters: {line: {format: '%(asctime)s %(name)s %(levelname)s %(request)s %(message)s'}}
 handlers: {console: {class: logging.StreamHandler, formatter: line}}
 loggers: {synapse.storage.SQL: {level: WARNING}}
@@ -123,6 +124,6 @@ func synapse(t testing.TB, ca *homeserver.CA) *server {
 			return cmd
 		}
 	})
-	s.lacks = map[string]string{}
+	s.whole, s.lacks = "State resync complete for", map[string]string{}
 	return s
 }
