@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -159,8 +160,10 @@ func TestTheStateForAKnockIsChecked(t *testing.T) {
 func TestAnInviteIsRefusedWhileTheRoomIsPartial(t *testing.T) {
 	pair(t, func(t *testing.T, a, b *node) {
 		held, release := make(chan struct{}, 100), make(chan struct{})
+		goOn := sync.OnceFunc(func() { close(release) })
+		defer goOn()
 		a.before = func(w http.ResponseWriter, r *http.Request) bool {
-			if strings.Contains(r.URL.Path, "/state_ids/") {
+			if strings.HasPrefix(r.URL.Path, "/_matrix/federation/v1/state") {
 				held <- struct{}{}
 				select {
 				case <-release:
@@ -171,20 +174,28 @@ func TestAnInviteIsRefusedWhileTheRoomIsPartial(t *testing.T) {
 		}
 		alice, bob, carol := a.user("alice"), b.user("bob"), b.user("carol")
 		room := a.room(alice, map[string]any{"m.room.join_rules": map[string]any{"join_rule": "invite"}})
-		for _, user := range []id.UserID{bob, carol} {
+		users := []id.UserID{bob, carol}
+		for i := range 60 { // of a room of few all members come with the join
+			users = append(users, a.user(fmt.Sprint("u", i)))
+		}
+		for _, user := range users {
 			if err := a.rooms.Invite(t.Context(), roomserver.Invite{Room: room, Sender: alice, Target: user}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		b.join(bob, room, a)
-		<-held
+		select {
+		case <-held:
+		case <-time.After(10 * time.Second):
+			t.Fatal("the rest of the room is not asked for")
+		}
 		if err := b.rooms.Leave(t.Context(), carol, room, nil); err != nil {
 			t.Fatal(err)
 		}
 		if got := b.stripped(carol, room).Membership; b.membership(room, carol) != "leave" || got != "" {
 			t.Errorf("carol's server has %q of her in the room, and the invite as %q", b.membership(room, carol), got)
 		}
-		close(release)
+		goOn()
 		b.whole(room)
 		if got := b.stripped(carol, room).Membership; b.membership(room, carol) != "leave" || got != "" {
 			t.Errorf("with all of the room carol's server has %q of her in the room, and the invite as %q", b.membership(room, carol), got)
