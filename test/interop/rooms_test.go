@@ -276,7 +276,7 @@ func roomOfMany(t *testing.T, home, away *server) {
 		alice, bob := home.user(t, "alice"), away.user(t, "bob")
 		id := alice.CreateRoom(J{"preset": "public_chat", "room_version": version})
 		var members []string
-		for range 40 {
+		for range 60 { // of a room of few we leave no members out
 			u := home.user(t, "member")
 			u.Join(id)
 			members = append(members, u.ID)
