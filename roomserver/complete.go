@@ -2,9 +2,10 @@ package roomserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"maps"
 	"slices"
+	"time"
 
 	"chancery/roomserver/state"
 	"chancery/storage"
@@ -17,31 +18,35 @@ import (
 // truth is what a room needs to become whole: the state before our join, and what the states before events with
 // missing prev events have otherwise.
 type truth struct {
-	join int64
-	pieces
-	around  map[int64]*pieces  // by event: in what that state differs
-	told    map[string]*pieces // the same by the prev events, nil where nobody told
-	looked  map[int64]bool     // events of which it is known whether prev events are missing
-	members map[string]int64   // of the state, their events
+	join    int64
+	state   map[int64]int64          // by slot
+	rows    map[Key]int64            // what has no slot yet
+	slots   map[Key]int64            // what has one
+	around  map[int64]map[Key]int64  // by event; 0 where there is nothing
+	told    map[string]map[Key]int64 // the same by the prev events: what builds on the same has the same state before it
+	untold  map[int64]bool           // events around which nobody tells the state
+	members map[string]int64         // of the state, their events
 }
-
-// pieces are events of a state, 0 for what it has not.
-type pieces struct {
-	state map[int64]int64 // by slot
-	rows  map[Key]int64   // what has no slot yet
-}
-
-func newPieces() pieces { return pieces{map[int64]int64{}, map[Key]int64{}} }
 
 const (
 	// For so many sets of missing prev events other servers say the state around them; other events get the room's.
-	maxAround = 20
-	// How often we ask for the states around events that came while we asked for those of others.
-	aroundRounds = 5
+	maxAround = 200
+	// So often is asked for the states around events that came while we asked for those around others.
+	aroundRounds = 10
+	// After so many tries in vain an event is given the state that we make of what we know.
+	aroundPatience = 8
+	aroundServers  = 5
+	aroundFailures = 3 // and then the room waits for the next try
+	aroundTime     = time.Minute
+	slowAnswer     = 5 * time.Second
 )
 
-// complete makes a room whole whose state is stored.
-func (s *Server) complete(ctx context.Context, f *rest) error {
+// errUntold: nobody tells now what the state before an event was that the room needs to be whole.
+var errUntold = errors.New("nobody tells the state before an event whose prev events are missing")
+
+// complete makes a room whole whose state is stored. It stays partial as long as there are events with missing prev
+// events around which nobody tells the state, but not for ever: untold is how often that was so.
+func (s *Server) complete(ctx context.Context, f *rest, untold int) error {
 	t, err := s.gather(ctx, f)
 	if err != nil {
 		return err
@@ -49,37 +54,87 @@ func (s *Server) complete(ctx context.Context, f *rest) error {
 	if err := s.correctMembers(ctx, f, t); err != nil {
 		return err
 	}
-	for round := 1; ; round++ {
-		var gaps []*Stored
+	for range aroundRounds {
+		var gaps []noted
 		if err := s.in(ctx, id.RoomID(f.room.ID), func(r *room) error {
 			if r.partial == nil || r.partial.join != f.join.NID {
 				return errOvertaken
 			}
-			if gaps, err = r.partialGaps(f.join.NID, t.looked); err != nil || len(gaps) > 0 && round < aroundRounds {
-				return err
-			}
-			gaps = nil
-			return r.becomeWhole(t)
+			gaps, err = r.becomeWhole(t)
+			return err
 		}); err != nil || len(gaps) == 0 {
 			return err
 		}
-		if err := f.askAround(ctx, t, gaps); err != nil {
+		if err := s.around(ctx, f, t, gaps, untold); err != nil {
 			return err
 		}
 	}
+	return errUntold
 }
 
-// gather reads what the state is made of, and asks for the states around events with missing prev events.
+// around asks for the states before events with missing prev events. An event of the past moves nothing: that nobody
+// tells its state does not keep the room from being whole.
+func (s *Server) around(ctx context.Context, f *rest, t *truth, gaps []noted, untold int) error {
+	others, err := s.otherServers(ctx, id.RoomID(f.room.ID))
+	if err != nil {
+		return err
+	}
+	failures := 0
+	failing := map[string]bool{} // servers that let us wait in vain: once is enough
+	late := time.Now().Add(aroundTime)
+	for _, p := range gaps {
+		on := fmt.Sprint(slices.Sorted(slices.Values(p.PrevEvents())))
+		if differs, ok := t.told[on]; ok {
+			t.around[p.NID] = differs
+			continue
+		}
+		if len(t.told) >= maxAround {
+			t.untold[p.NID] = true
+			continue
+		}
+		differs, err := map[Key]int64(nil), errUntold
+		if time.Now().Before(late) {
+			differs, err = f.stateAround(ctx, p.Stored, t, others, failing)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil:
+			t.around[p.NID], t.told[on] = differs, differs
+			continue
+		}
+		s.Log.Info("nobody gives the state around an event", zap.String("event", string(p.ID())), zap.Error(err))
+		if p.history || untold >= aroundPatience {
+			t.untold[p.NID] = true
+		} else if failures++; failures >= aroundFailures {
+			break
+		}
+	}
+	if failures > 0 {
+		return errUntold
+	}
+	return nil
+}
+
+// gather reads what the state is made of.
 func (s *Server) gather(ctx context.Context, f *rest) (*truth, error) {
 	rows, err := f.rows(ctx)
 	if err != nil {
 		return nil, err
 	}
-	slots, err := f.slots(ctx)
+	slots := map[Key]int64{}
+	err = s.DB.Read(ctx, func(tx storage.Tx) error {
+		list, err := tx.AllSlots(f.room.NID)
+		for _, v := range list {
+			slots[Key{v.Type, v.StateKey}] = v.Slot
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	t := &truth{join: f.join.NID, pieces: newPieces(), around: map[int64]*pieces{}, told: map[string]*pieces{}, looked: map[int64]bool{}, members: map[string]int64{}}
+	t := &truth{join: f.join.NID, state: make(map[int64]int64, len(rows)), rows: map[Key]int64{}, slots: slots,
+		around: map[int64]map[Key]int64{}, told: map[string]map[Key]int64{}, untold: map[int64]bool{}, members: map[string]int64{}}
 	put := func(row storage.StateRow) {
 		key := Key{row.Type, row.StateKey}
 		if slot, ok := slots[key]; ok {
@@ -108,65 +163,54 @@ func (s *Server) gather(ctx context.Context, f *rest) (*truth, error) {
 	if slot, ok := slots[Key{"m.room.create", ""}]; !ok || t.state[slot] == 0 {
 		return nil, fmt.Errorf("the state that %s gives has not this room's create event", f.server)
 	}
-	var gaps []*Stored
-	if err := s.in(ctx, id.RoomID(f.room.ID), func(r *room) error {
-		gaps, err = r.partialGaps(f.join.NID, t.looked)
-		return err
-	}); err != nil {
-		return nil, err
-	}
-	return t, f.askAround(ctx, t, gaps)
+	return t, ctx.Err()
 }
 
-// slots reads the slots of all that the room ever had in its state.
-func (f *rest) slots(ctx context.Context) (map[Key]int64, error) {
-	slots := map[Key]int64{}
-	return slots, f.s.DB.Read(ctx, func(tx storage.Tx) error {
-		list, err := tx.AllSlots(f.room.NID)
-		for _, v := range list {
-			slots[Key{v.Type, v.StateKey}] = v.Slot
-		}
-		return err
-	})
+// has is the event of the state before our join for a key, 0 when there is none.
+func (t *truth) has(key Key) int64 {
+	if slot, ok := t.slots[key]; ok {
+		return t.state[slot]
+	}
+	return t.rows[key]
 }
 
-// askAround asks for the states around events with missing prev events. Those that build on the same have the same.
-func (f *rest) askAround(ctx context.Context, t *truth, gaps []*Stored) error {
-	for _, ev := range gaps {
-		on := fmt.Sprint(slices.Sorted(slices.Values(ev.PrevEvents())))
-		around, asked := t.told[on]
-		if !asked && len(t.told) < maxAround {
-			var err error
-			if around, err = f.stateAround(ctx, ev, t.pieces); err != nil {
-				f.s.Log.Debug("nobody gives the state around an event", zap.String("event", string(ev.ID())), zap.Error(err))
-			}
-			t.told[on] = around
-		}
-		if around != nil {
-			t.around[ev.NID] = around
+// differs is what a state has otherwise than the one before our join.
+func (t *truth) differs(rows []storage.StateRow) map[Key]int64 {
+	out := map[Key]int64{}
+	seen := make(map[Key]bool, len(rows))
+	for _, row := range rows {
+		key := Key{row.Type, row.StateKey}
+		seen[key] = true
+		if t.has(key) != row.NID {
+			out[key] = row.NID
 		}
 	}
-	return ctx.Err()
+	for key, slot := range t.slots {
+		if !seen[key] && t.state[slot] != 0 {
+			out[key] = 0
+		}
+	}
+	for key := range t.rows {
+		if !seen[key] {
+			out[key] = 0
+		}
+	}
+	return out
 }
 
-// partialGaps lists the events that were judged by a part of the state and have missing prev events, but our join and
-// those that were looked at before.
-func (r *room) partialGaps(join int64, looked map[int64]bool) (gaps []*Stored, err error) {
-	noted, err := r.partialEvents()
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range noted {
-		n := &needs{}
-		if p.NID == join || looked[p.NID] {
+// gapsIn lists the events that were judged by a part of the state and whose prev events are missing, of which nobody was
+// asked yet what the state before them was.
+func (r *room) gapsIn(list []noted, t *truth) (gaps []noted, err error) {
+	for _, p := range list {
+		if _, told := t.around[p.NID]; told || t.untold[p.NID] || p.NID == t.join {
 			continue
 		}
-		looked[p.NID] = true
+		n := &needs{}
 		if _, err := r.prevOf(p.Event, n); err != nil {
 			return nil, err
 		}
 		if len(n.prev) > 0 {
-			gaps = append(gaps, p.Stored)
+			gaps = append(gaps, p)
 		}
 	}
 	return gaps, nil
@@ -287,39 +331,42 @@ type restating struct {
 }
 
 // becomeWhole gives every event that was judged by a part of the state its true state, judges it again, and tells
-// what is other than it seemed.
+// what is other than it seemed. While there are gaps around which the state is not known it does nothing, and lists them.
 //
 // spec: msc3902
-func (r *room) becomeWhole(t *truth) (err error) {
+func (r *room) becomeWhole(t *truth) (gaps []noted, err error) {
 	defer r.distrust(&err)
 	list, err := r.partialEvents()
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if gaps, err = r.gapsIn(list, t); err != nil || len(gaps) > 0 {
+		return gaps, err
 	}
 	seemed := state.Root(r.row.Root)
 	w := &restating{r: r, t: t, news: make(map[int64]*addition, len(list))}
-	if w.base, err = r.rootWith(0, &t.pieces); err != nil {
-		return err
+	if w.base, err = r.rootOfTruth(t); err != nil {
+		return nil, err
 	}
 	for _, p := range prevFirst(list) {
 		if err := w.restate(p); err != nil {
-			return fmt.Errorf("judge %s again: %w", p.ID(), err)
+			return nil, fmt.Errorf("judge %s again: %w", p.ID(), err)
 		}
 	}
 	if w.now == 0 {
-		return fmt.Errorf("the state that was fetched does not let us join")
+		return nil, fmt.Errorf("the state that was fetched does not let us join")
 	}
 	r.row.Root, r.row.Partial, r.partial = int64(w.now), false, nil
 	m, err := r.seemedOther(seemed, w)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	all := &additions{}
 	for _, p := range list {
 		a := w.news[p.NID]
 		if a.Placed && !p.Placed {
 			if err := r.placeLate(a); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		all.list = append(all.list, a)
@@ -364,7 +411,7 @@ func (r *room) becomeWhole(t *truth) (err error) {
 	})
 	// What is in memory has the old roots; the room is read again.
 	r.loaded = false
-	return nil
+	return nil, nil
 }
 
 func nidsOf(events []*Stored) (nids []int64) {
@@ -382,10 +429,19 @@ func copyNodes(tx storage.Tx, room int64, nodes []state.NewNode) error {
 	return tx.CopyStateNodes(room, ids, data)
 }
 
-// rootWith puts pieces into a state.
-func (r *room) rootWith(base state.Root, p *pieces) (state.Root, error) {
-	changes := maps.Clone(p.state)
-	for key, nid := range p.rows {
+// rootOfTruth makes the state before our join.
+func (r *room) rootOfTruth(t *truth) (state.Root, error) {
+	root, err := r.array.Set(0, t.state)
+	if err != nil {
+		return 0, err
+	}
+	return r.withKeys(root, t.rows)
+}
+
+// withKeys changes a state; what is 0 is taken out of it.
+func (r *room) withKeys(root state.Root, changes map[Key]int64) (state.Root, error) {
+	of := make(map[int64]int64, len(changes))
+	for key, nid := range changes {
 		slot, isNew, err := r.takeSlot(key)
 		if err != nil {
 			return 0, err
@@ -393,12 +449,12 @@ func (r *room) rootWith(base state.Root, p *pieces) (state.Root, error) {
 		if isNew {
 			r.newSlots = append(r.newSlots, storage.Slot{Slot: slot, Type: key.Type, StateKey: key.StateKey})
 		}
-		changes[slot] = nid
+		of[slot] = nid
 	}
-	return r.array.Set(base, changes)
+	return r.array.Set(root, of)
 }
 
-// prevFirst sorts events so that each comes after those of them that it builds on, else as they came.
+// prevFirst sorts events so that each comes after those of them that it builds on and cites, else as they came.
 func prevFirst(list []noted) []noted {
 	at := make(map[id.EventID]int, len(list))
 	for i, p := range list {
@@ -412,7 +468,7 @@ func prevFirst(list []noted) []noted {
 			n := walk[len(walk)-1]
 			if mark[n] == 0 {
 				mark[n] = 1
-				for _, v := range list[n].PrevEvents() {
+				for _, v := range slices.Concat(list[n].PrevEvents(), list[n].AuthEvents()) {
 					if j, ok := at[v]; ok && mark[j] == 0 {
 						walk = append(walk, j)
 					}
@@ -497,7 +553,7 @@ func (w *restating) before(p noted) (state.Root, error) {
 	roots := rootsAfter(prev)
 	if len(n.prev) > 0 {
 		if differs, ok := w.t.around[p.NID]; ok {
-			return w.r.rootWith(w.base, differs)
+			return w.r.withKeys(w.base, differs)
 		}
 		if p.history || w.now == 0 {
 			roots = append(roots, w.base)

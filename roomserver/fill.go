@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -389,7 +390,7 @@ func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
 		}
 	}
 	n.partial = r.partial != nil
-	if len(n.prev) > 0 && g == nil {
+	if len(n.prev) > 0 && (g == nil || g.isOfPart(r)) {
 		if n.partial {
 			_, err = r.authOf(ev, n)
 		}
@@ -413,6 +414,9 @@ func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
 	}
 	if h.status, err = r.judgePast(ev, h.before, auths); err != nil {
 		return err
+	}
+	if h.status == storage.Rejected && r.refusedByPart(ev, auths) {
+		return fmt.Errorf("judge %s of the past: %w", ev.ID(), errPartial)
 	}
 	if before != nil && before.Status == storage.Rejected {
 		h.status = storage.Rejected // by its own auth events, and for good

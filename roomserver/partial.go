@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -250,6 +251,7 @@ const (
 	wholeAtOnce     = 4
 	wholeFirstPause = 2 * time.Second
 	wholeMaxPause   = 10 * time.Minute
+	untoldPause     = 5 * time.Second
 )
 
 // makeWhole fetches what is missing of rooms until ctx ends. What was begun before a restart is in storage.
@@ -297,7 +299,7 @@ func (s *Server) makeWhole(ctx context.Context) error {
 // makeRoomWhole works on one room until it is whole or left. slots bounds the rooms that are fetched at a time; one
 // that waits for its next try has none.
 func (s *Server) makeRoomWhole(ctx context.Context, roomID id.RoomID, slots chan struct{}) {
-	for try := 0; ctx.Err() == nil; {
+	for try, untold := 0, 0; ctx.Err() == nil; {
 		changed, g := s.partials.look(roomID)
 		select {
 		case slots <- struct{}{}:
@@ -305,7 +307,7 @@ func (s *Server) makeRoomWhole(ctx context.Context, roomID id.RoomID, slots chan
 			return
 		}
 		begun := time.Now()
-		done, err := s.tryWhole(ctx, roomID, g, changed, try)
+		done, err := s.tryWhole(ctx, roomID, g, changed, try, untold)
 		<-slots
 		switch {
 		case ctx.Err() != nil:
@@ -314,16 +316,22 @@ func (s *Server) makeRoomWhole(ctx context.Context, roomID id.RoomID, slots chan
 			s.Log.Info("could not fetch the rest of a room", zap.String("room", string(roomID)), zap.Int("tries", try+1), zap.Error(err))
 		case done:
 			if s.partials.end(roomID, changed) {
+				s.late.noteSoon(roomID) // what a part of the state refused
 				s.Log.Info("nothing of a room is missing any more", zap.String("room", string(roomID)), zap.Duration("took", time.Since(begun)))
 				return
 			}
 		}
-		pause := time.NewTimer(min(wholeFirstPause<<min(try, 16), wholeMaxPause))
+		longest := wholeMaxPause
+		if errors.Is(err, errUntold) {
+			untold++
+			longest = untoldPause // all the rest is here
+		}
+		pause := time.NewTimer(min(wholeFirstPause<<min(try, 16), longest))
 		select {
 		case <-pause.C:
 			try++
 		case <-changed:
-			try = 0
+			try, untold = 0, 0
 		case <-ctx.Done():
 		}
 		pause.Stop()
@@ -331,7 +339,7 @@ func (s *Server) makeRoomWhole(ctx context.Context, roomID id.RoomID, slots chan
 }
 
 // tryWhole guards the process: what a peer sends must not be able to end it.
-func (s *Server) tryWhole(ctx context.Context, roomID id.RoomID, g *given, changed <-chan struct{}, try int) (done bool, err error) {
+func (s *Server) tryWhole(ctx context.Context, roomID id.RoomID, g *given, changed <-chan struct{}, try, untold int) (done bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { // a peer's slow answer is no matter once the room was left
@@ -347,5 +355,5 @@ func (s *Server) tryWhole(ctx context.Context, roomID id.RoomID, g *given, chang
 			done, err = false, errNotDone
 		}
 	}()
-	return s.fetchRest(ctx, roomID, g, try)
+	return s.fetchRest(ctx, roomID, g, try, untold)
 }

@@ -306,15 +306,22 @@ func (s *Server) receiveOne(ctx context.Context, origin string, roomID id.RoomID
 	if !errors.As(err, &n) {
 		return err
 	}
+	if len(n.prev) == 0 && len(n.auth) == 0 {
+		return err // a part of the state refuses it: the whole may not
+	}
 	// Not one for all servers: who answers slowly must not hold up the others that have the event.
 	return s.fills.once(ctx, origin+" "+string(ev.ID()), func() error {
-		return s.receiveWithHelp(ctx, &errand{origin: origin, room: roomID}, ev)
+		return s.receiveWithHelp(ctx, &errand{origin: origin, room: roomID}, ev, len(n.prev) > 0)
 	})
 }
 
-func (s *Server) receiveWithHelp(ctx context.Context, e *errand, ev *event.Event) error {
+// receiveWithHelp asks for the events between what we have and the event, if there are any, and takes them before it.
+func (s *Server) receiveWithHelp(ctx context.Context, e *errand, ev *event.Event, between bool) error {
 	ctx, cancel := context.WithTimeout(ctx, errandTime)
 	defer cancel()
+	if !between {
+		return s.takeWithState(ctx, e, ev)
+	}
 	missing, err := fromSomebody(ctx, s, e.room, []string{e.origin}, func(server string) ([]*event.Event, error) {
 		return s.fetchMissing(ctx, server, e.room, ev)
 	})
@@ -337,11 +344,15 @@ func (s *Server) takeWithState(ctx context.Context, e *errand, ev *event.Event) 
 	if !errors.As(err, &n) {
 		return err
 	}
+	if len(n.prev) > 0 && n.partial {
+		err := s.takeGiven(ctx, e, ev, &given{guess: errPartial})
+		if !errors.As(err, &n) || n.partial {
+			return err
+		}
+		// Meanwhile the room has become whole.
+	}
 	var g *given
-	switch {
-	case len(n.prev) > 0 && n.partial:
-		g = &given{guess: errPartial}
-	case len(n.prev) > 0:
+	if len(n.prev) > 0 {
 		if e.states++; e.states > maxStates {
 			return err
 		}
@@ -409,6 +420,9 @@ type given struct {
 	server  string            // that gave it
 }
 
+// isOfPart says that a guess was good enough for a partial room, and the room is whole now.
+func (g *given) isOfPart(r *room) bool { return g.guess == errPartial && r.partial == nil }
+
 // take judges an event and adds it to its room.
 func (s *Server) take(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event, g *given) error {
 	return s.withOpinion(ctx, func() error {
@@ -444,7 +458,7 @@ func (r *room) take(ev *event.Event, g *given) error {
 		return err
 	}
 	n.partial = r.partial != nil
-	if len(n.prev) > 0 && (g == nil || !g.hasState && g.guess == nil) {
+	if len(n.prev) > 0 && (g == nil || !g.hasState && g.guess == nil || g.isOfPart(r)) {
 		return n
 	}
 	if g != nil {
@@ -468,6 +482,9 @@ func (r *room) take(ev *event.Event, g *given) error {
 	}
 	if isKnown && before.Status == storage.Rejected {
 		h.status = storage.Rejected // by its own auth events, and for good
+	}
+	if h.status == storage.Rejected && r.refusedByPart(ev, auths) {
+		return n
 	}
 	if h.status == storage.Rejected && len(n.prev) > 0 && g.guess != nil {
 		return fmt.Errorf("judge %s by a state that is not known: %w", ev.ID(), g.guess) // another time it may be
@@ -497,6 +514,14 @@ func (r *room) take(ev *event.Event, g *given) error {
 		r.s.Log.Warn("could not tie the open ends of a room", zap.String("room", string(r.id)), zap.Error(err))
 	}
 	return nil
+}
+
+// refusedByPart says of an event that was refused that a part of the state did it, and not its own auth events: by the
+// whole state it may be allowed, and what cites it too. So it is not rejected, but judged when the room is whole.
+//
+// spec: msc3902
+func (r *room) refusedByPart(ev *event.Event, auths []*Stored) bool {
+	return r.partial != nil && r.passesOwnAuth(ev, auths) == nil
 }
 
 // rootBefore finds the state before an event. What we know ourselves is better than what another server says.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"chancery"
 	"chancery/roomserver/event"
@@ -46,7 +47,7 @@ const (
 )
 
 // fetchRest makes a room whole. It is done also when nobody of ours is in the room any more.
-func (s *Server) fetchRest(ctx context.Context, roomID id.RoomID, g *given, try int) (done bool, err error) {
+func (s *Server) fetchRest(ctx context.Context, roomID id.RoomID, g *given, try, untold int) (done bool, err error) {
 	var at rest
 	var servers []string
 	err = s.in(ctx, roomID, func(r *room) error {
@@ -93,14 +94,14 @@ func (s *Server) fetchRest(ctx context.Context, roomID id.RoomID, g *given, try 
 		from := at
 		from.server = server
 		if last = from.fetch(ctx, g, try); last == nil {
-			last = s.complete(ctx, &from)
+			last = s.complete(ctx, &from, untold)
 		}
 		switch {
 		case last == nil:
 			return true, nil
 		case ctx.Err() != nil:
 			return false, ctx.Err()
-		case errors.Is(last, errOvertaken):
+		case errors.Is(last, errOvertaken), errors.Is(last, errUntold):
 			return false, last
 		}
 		s.Log.Info("a server could not give the rest of a room", zap.String("server", server), zap.String("room", string(roomID)), zap.Error(last))
@@ -265,8 +266,7 @@ func (f *rest) takeGiven(ctx context.Context, g *given) error {
 func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.RawMessage) error) error) error {
 	raws, checked := make(chan []json.RawMessage, 1), make(chan []*event.Event, 1)
 	g, ctx := errgroup.WithContext(ctx)
-	begin := func(what string, do func() error) { g.Go(func() error { return f.s.guarded(what, do) }) }
-	begin("read a state", func() error {
+	g.Go(func() error {
 		defer close(raws)
 		var piece []json.RawMessage
 		send := func() error {
@@ -289,7 +289,7 @@ func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.R
 		}
 		return err
 	})
-	begin("check a state", func() error {
+	g.Go(func() error {
 		defer close(checked)
 		for piece := range raws {
 			select {
@@ -300,7 +300,7 @@ func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.R
 		}
 		return nil
 	})
-	begin("store a state", func() error {
+	g.Go(func() error {
 		for events := range checked {
 			for _, ev := range events {
 				f.note(ev)
@@ -375,19 +375,30 @@ func (f *rest) flush(ctx context.Context, atLeast int) error {
 }
 
 // stateAround asks for the state before an event whose prev events are missing: only what differs from the state that
-// was fetched is kept. Most of it is here.
-func (f *rest) stateAround(ctx context.Context, ev *Stored, base pieces) (*pieces, error) {
-	short, cancel := context.WithTimeout(ctx, fetchTime)
+// was fetched is kept. Most of it is here. Its sender's server is asked first, then who gave us the state, then others.
+func (f *rest) stateAround(ctx context.Context, ev *Stored, t *truth, others []string, failing map[string]bool) (map[Key]int64, error) {
+	last := errNothingCame
+	asked := map[string]bool{f.s.ServerName: true}
+	for _, server := range append([]string{ev.Sender().Homeserver(), f.server}, others...) {
+		if asked[server] || failing[server] || len(asked) > aroundServers {
+			continue
+		}
+		asked[server] = true
+		begun := time.Now()
+		rows, err := f.rowsAround(ctx, server, ev)
+		if err == nil {
+			return t.differs(rows), nil
+		}
+		last, failing[server] = err, time.Since(begun) > slowAnswer
+	}
+	return nil, last
+}
+
+// rowsAround is what one server says of the state before an event.
+func (f *rest) rowsAround(ctx context.Context, server string, ev *Stored) ([]storage.StateRow, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
-	server := f.server
-	if of := ev.Sender().Homeserver(); of != f.s.ServerName {
-		server = of
-	}
-	got, err := f.s.Peer.GetStateIDs(short, server, id.RoomID(f.room.ID), ev.ID())
-	if err != nil && server != f.server {
-		server = f.server
-		got, err = f.s.Peer.GetStateIDs(short, server, id.RoomID(f.room.ID), ev.ID())
-	}
+	got, err := f.s.Peer.GetStateIDs(ctx, server, id.RoomID(f.room.ID), ev.ID())
 	if err != nil {
 		return nil, err
 	}
@@ -396,46 +407,30 @@ func (f *rest) stateAround(ctx context.Context, ev *Stored, base pieces) (*piece
 	for _, v := range append(slices.Clone(got.PDUs), got.AuthChain...) {
 		other.wanted[v] = true
 	}
-	if err := other.lookUp(short); err != nil {
+	if err := other.lookUp(ctx); err != nil {
 		return nil, err
 	}
 	if missing := other.missing(); len(missing) > stateByIDsLimit {
 		return nil, fmt.Errorf("%d events of the state before %s are not here", len(missing), ev.ID())
 	} else if len(missing) > 0 {
-		if err := other.ask(short, missing); err != nil {
+		if err := other.ask(ctx, missing); err != nil {
 			return nil, err
+		}
+	}
+	for _, v := range got.PDUs {
+		if !other.have[v] {
+			return nil, fmt.Errorf("%s does not give %s of the state before %s, or not what it stands on", server, v, ev.ID())
 		}
 	}
 	rows, err := other.rows(ctx)
 	if err != nil {
 		return nil, err
 	}
-	slots, err := f.slots(ctx)
-	if err != nil {
-		return nil, err
+	create := slices.ContainsFunc(rows, func(row storage.StateRow) bool { return row.Type == "m.room.create" && row.StateKey == "" })
+	if !create {
+		return nil, falseState(server, "it has not the room's create event")
 	}
-	differs := newPieces()
-	seen := make(map[Key]bool, len(rows))
-	for _, row := range rows {
-		key := Key{row.Type, row.StateKey}
-		seen[key] = true
-		if slot, ok := slots[key]; !ok {
-			differs.rows[key] = row.NID
-		} else if base.state[slot] != row.NID {
-			differs.state[slot] = row.NID
-		}
-	}
-	for key, slot := range slots {
-		if base.state[slot] != 0 && !seen[key] {
-			differs.state[slot] = 0
-		}
-	}
-	for key := range base.rows {
-		if !seen[key] {
-			differs.rows[key] = 0
-		}
-	}
-	return &differs, nil
+	return rows, nil
 }
 
 // rows reads what the state is made of; what was rejected is no part of it.

@@ -277,3 +277,60 @@ func TestEventsOverGapsHaveTheirStateOnceTheRoomIsWhole(t *testing.T) {
 		sameState(t, s, room, second.ID(), room.State())
 	})
 }
+
+// A second user of ours joins through another server while the room is partial, after somebody of whom we have not heard:
+// what the join builds on is not here before the room is whole.
+func TestSecondJoinWhilePartialHasItsTrueState(t *testing.T) {
+	// spec: msc3902
+	for name, refusals := range map[string]int32{"told at once": 0, "told late": 4} {
+		t.Run(name, func(t *testing.T) {
+			homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+				ca := homeserver.NewCA(t)
+				room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 3})
+				room.Live = true
+				s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+				alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
+				held := newGate()
+				t.Cleanup(held.Open)
+				var second atomic.Value // Bob's join
+				var refused atomic.Int32
+				room.Intercept = func(kind string, w http.ResponseWriter, r *http.Request) bool {
+					if kind != "state_ids" {
+						return false
+					}
+					held.wait(r)
+					if r.URL.Query().Get("event_id") == second.Load() && refused.Add(1) <= refusals {
+						w.WriteHeader(http.StatusForbidden)
+						io.WriteString(w, `{"errcode":"M_UNABLE_DUE_TO_PARTIAL_STATE","error":"not yet"}`)
+						return true
+					}
+					return false
+				}
+				alice.Join(string(room.ID), room.Servers[0].Name)
+				newcomer := string(room.User(20))
+				came := room.Add(t, 20, "m.room.member", &newcomer, J{"membership": "join"})
+				said := room.Add(t, 20, "m.room.message", nil, J{"msgtype": "m.text", "body": "is this the right room?"})
+				before := room.State()
+				bob.Join(string(room.ID), room.Servers[1].Name)
+				join := room.JoinOf(t, id.UserID(bob.ID))
+				second.Store(string(join))
+				held.Open()
+				awaitWhole(t, alice, room)
+				sameState(t, s, room, join, before)
+				last := room.Add(t, 5, "m.room.message", nil, J{"msgtype": "m.text", "body": "it is"})
+				room.Tell(t, s, last)
+				sameState(t, s, room, last.ID(), room.State())
+				if n := alice.OK("GET", homeserver.Room(string(room.ID), "joined_members"), nil).Get("joined").Map(); len(n) != 23 {
+					t.Errorf("%d joined members, want 23", len(n))
+				}
+				// What the join builds on comes when the room is whole.
+				room.Tell(t, s, came, said)
+				next := room.Add(t, 20, "m.room.message", nil, J{"msgtype": "m.text", "body": "good"})
+				if a := room.Tell(t, s, next); a.Get("pdus").Map()[string(next.ID())].Get("error").Exists() || !shown(alice, room, next.ID()) {
+					t.Errorf("what the newcomer says is not taken: %s", a)
+				}
+				sameState(t, s, room, next.ID(), room.State())
+			})
+		})
+	}
+}
