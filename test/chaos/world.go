@@ -37,6 +37,7 @@ type plan struct {
 	postgres []bool   // which servers keep their data in PostgreSQL
 	history  []string // of each room
 	flood    int      // messages in a burst
+	banned   int      // strangers who are banned from each room: members enough that others join it in part
 	acts     int      // of each person
 	calm     time.Duration
 }
@@ -57,11 +58,14 @@ func planOf(seed uint64) plan {
 		p.history = append(p.history, []string{"shared", "shared", "joined", "invited", "world_readable"}[r.IntN(5)])
 	}
 	p.flood = []int{0, 30, 120}[r.IntN(3)]
+	if seed%4 != 2 {
+		p.banned = 60
+	}
 	return p
 }
 
 func (p plan) String() string {
-	return fmt.Sprintf("seed %d: %d servers (PostgreSQL %v), rooms of versions %v with history %v, floods of %d", p.seed, p.servers, p.postgres, p.versions, p.history, p.flood)
+	return fmt.Sprintf("seed %d: %d servers (PostgreSQL %v), rooms of versions %v with history %v, floods of %d, %d banned", p.seed, p.servers, p.postgres, p.versions, p.history, p.flood, p.banned)
 }
 
 // world is one run.
@@ -116,6 +120,9 @@ func begin(t *testing.T, p plan) *world {
 		r.id = owner.CreateRoom(J{"preset": "public_chat", "room_version": version,
 			"initial_state": []J{{"type": "m.room.history_visibility", "state_key": "", "content": J{"history_visibility": p.history[i]}}}})
 		w.rooms = append(w.rooms, r)
+		for n := range p.banned {
+			owner.OK("PUT", homeserver.Room(r.id, "state", "m.room.member", fmt.Sprintf("@stranger%d:elsewhere.example", n)), J{"membership": "ban"})
+		}
 		for _, u := range slices.Concat(w.steady, w.wild) {
 			if u.Server == owner.Server {
 				if u != owner {
