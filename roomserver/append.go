@@ -416,11 +416,11 @@ func (r *room) nameServers(a *addition, fact *storage.Fact) error {
 		a.set = &serverSet{nid, servers}
 	}
 	own := ownEvent{Set: r.set}
-	if s := a.Sender().Homeserver(); s != r.s.ServerName {
-		own.Not = s
-	}
 	if a.Type() == "m.room.member" {
 		key, _ := a.StateKey()
+		if s := a.Sender().Homeserver(); key == string(a.Sender()) && s != r.s.ServerName {
+			own.Not = s // not so an invite by an address, which we make for a sender of another server
+		}
 		if s := id.UserID(key).Homeserver(); s != r.s.ServerName && s != own.Not && r.servers[s] == 0 && a.Membership() != "invite" && a.Membership() != "knock" {
 			own.Also = append(own.Also, s)
 		}
