@@ -627,23 +627,11 @@ func (a *addition) write(tx storage.Tx) error {
 	if a.moves != nil {
 		a.moves.write(tx, a.Room, a.room.ID)
 	}
-	if len(a.notifications) > 0 {
-		if err := tx.InsertNotifications(a.notifications); err != nil {
-			return err
-		}
-	}
 	if a.txn != nil {
 		tx.InsertTransaction(*a.txn)
 	}
-	if a.relation != nil {
-		tx.InsertRelation(*a.relation)
-	}
-	if a.redacts != nil {
-		tx.RedactEvent(a.redacts.target, string(a.redacts.by), a.redacts.text)
-		tx.DeleteRelation(a.redacts.target)
-	}
-	if a.Placed && a.Redacts() != "" {
-		tx.InsertRedaction(a.Room, string(a.Redacts()), string(a.ID()), a.NID)
+	if err := a.writeBearing(tx); err != nil {
+		return err
 	}
 	if a.set != nil {
 		if err := tx.InsertServerSet(a.set.nid, a.Room, a.set.servers); err != nil {
@@ -655,6 +643,26 @@ func (a *addition) write(tx storage.Tx) error {
 	}
 	if a.also != nil {
 		return a.also(tx)
+	}
+	return nil
+}
+
+// writeBearing writes what the event means to people and to other events.
+func (a *addition) writeBearing(tx storage.Tx) error {
+	if len(a.notifications) > 0 {
+		if err := tx.InsertNotifications(a.notifications); err != nil {
+			return err
+		}
+	}
+	if a.relation != nil {
+		tx.InsertRelation(*a.relation)
+	}
+	if a.redacts != nil {
+		tx.RedactEvent(a.redacts.target, string(a.redacts.by), a.redacts.text)
+		tx.DeleteRelation(a.redacts.target)
+	}
+	if a.Placed && a.Redacts() != "" {
+		tx.InsertRedaction(a.Room, string(a.Redacts()), string(a.ID()), a.NID)
 	}
 	return nil
 }

@@ -671,20 +671,8 @@ func (r *room) membersBetween(was, is state.Root) (map[string]state.Change, erro
 // writeAgain is write for an event that is stored and was judged again.
 func (a *addition) writeAgain(tx storage.Tx) error {
 	tx.RestateEvent(a.Stored.row(a.notify))
-	if len(a.notifications) > 0 {
-		if err := tx.InsertNotifications(a.notifications); err != nil {
-			return err
-		}
-	}
-	if a.relation != nil {
-		tx.InsertRelation(*a.relation)
-	}
-	if a.redacts != nil {
-		tx.RedactEvent(a.redacts.target, string(a.redacts.by), a.redacts.text)
-		tx.DeleteRelation(a.redacts.target)
-	}
-	if a.Placed && a.Redacts() != "" {
-		tx.InsertRedaction(a.Room, string(a.Redacts()), string(a.ID()), a.NID)
+	if err := a.writeBearing(tx); err != nil {
+		return err
 	}
 	for _, f := range a.facts {
 		tx.Announce(f)

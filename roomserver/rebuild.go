@@ -343,30 +343,38 @@ func (b *rebuilding) note(ev *dagEvent) error {
 	return nil
 }
 
-// compare resolves the current state from the open ends, and says how it differs.
-func (b *rebuilding) compare() error {
-	r := b.r
+// resolveEnds resolves the states after the open ends, some of which are others than is stored, and says how the
+// result differs from the state that was: where it does not, it is that one.
+func (r *room) resolveEnds(was state.Root, moved map[int64]roots) (root state.Root, changes []state.Change, err error) {
 	var list []state.Root
 	for _, e := range r.exts {
 		after := e.After
-		if is, ok := b.moved[e.NID]; ok {
+		if is, ok := moved[e.NID]; ok {
 			after = is.after
 		}
 		if !slices.Contains(list, after) {
 			list = append(list, after)
 		}
 	}
-	was := state.Root(r.row.Root)
-	root, err := r.resolve(list)
-	if err != nil {
-		return err
+	if root, err = r.resolve(list); err != nil {
+		return 0, nil, err
 	}
-	changes, err := r.array.Diff(was, root)
-	if err != nil {
-		return err
+	if changes, err = r.array.Diff(was, root); err != nil {
+		return 0, nil, err
 	}
 	if len(changes) == 0 {
 		root = was
+	}
+	return root, changes, nil
+}
+
+// compare resolves the current state from the open ends, and says how it differs.
+func (b *rebuilding) compare() error {
+	r := b.r
+	was := state.Root(r.row.Root)
+	root, changes, err := r.resolveEnds(was, b.moved)
+	if err != nil {
+		return err
 	}
 	b.root = root
 	b.nodes = int64(r.array.Made())
@@ -416,27 +424,10 @@ func (r *room) apply(token *collection, b *rebuilding) (err error) {
 			return fmt.Errorf("resolve the state before %s, which came meanwhile: %w", ev.ID(), err)
 		}
 	}
-	var list []state.Root
-	for _, e := range r.exts {
-		after := e.After
-		if is, ok := moved[e.NID]; ok {
-			after = is.after
-		}
-		if !slices.Contains(list, after) {
-			list = append(list, after)
-		}
-	}
 	was := state.Root(r.row.Root)
-	root, err := r.resolve(list)
+	root, _, err := r.resolveEnds(was, moved)
 	if err != nil {
 		return err
-	}
-	changes, err := r.array.Diff(was, root)
-	if err != nil {
-		return err
-	}
-	if len(changes) == 0 {
-		root = was
 	}
 	r.row.Root = int64(root)
 	moves := &moves{}
