@@ -491,21 +491,23 @@ const dummyType = "org.matrix.dummy_event"
 
 // submit hands the additions to storage: together or not at all, in order with the room's other commits.
 func (r *room) submit(list ...*addition) {
-	r.commit(&additions{list: list}, func(tx storage.Tx) error {
-		for _, a := range list {
-			if err := a.write(tx); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	r.commit(&additions{list: list}, func(tx storage.Tx) error { return writeAll(tx, list) })
 }
 
-// commit submits one function of the room. When it fails, everything submitted after it fails too and the
-// room is read again before it is used.
-func (r *room) commit(all *additions, write func(storage.Tx) error) {
+func writeAll(tx storage.Tx, list []*addition) error {
+	for _, a := range list {
+		if err := a.write(tx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// commit submits one function of the room, and of what else it names by keys. When it fails, everything submitted after
+// it fails too and the room is read again before it is used.
+func (r *room) commit(all *additions, write func(storage.Tx) error, keys ...string) {
 	r.inFlight.Add(1)
-	p := r.s.DB.Submit(r.key(), func(tx storage.Tx) error {
+	p := r.s.DB.Submit(append(r.key(), keys...), func(tx storage.Tx) error {
 		if failed := r.broken.Load(); failed != nil {
 			return fmt.Errorf("an earlier event of the room was not stored: %w", *failed)
 		}
@@ -519,18 +521,12 @@ func (r *room) commit(all *additions, write func(storage.Tx) error) {
 		}
 		r.broken.CompareAndSwap(nil, &err)
 	})
-	c, byName := &committed{done: make(chan struct{})}, r.choosesIDs()
+	c := &committed{done: make(chan struct{})}
 	r.waits = append(r.waits, c)
 	go func() {
 		defer close(c.done)
 		defer r.inFlight.Add(-1)
-		defer func() {
-			if byName {
-				for _, a := range all.list {
-					r.s.names.release(a.ID(), a.Room)
-				}
-			}
-		}()
+		defer r.s.names.releaseAll(all.list)
 		if c.err = p.Wait(context.Background()); c.err != nil {
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -29,9 +30,67 @@ type Create struct {
 //
 // spec: c2s/createRoom
 func (s *Server) CreateRoom(ctx context.Context, c Create) (id.RoomID, error) {
+	r, list, err := s.beginRoom(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	r.submit(list...)
+	waits := r.waits
+	r.waits = nil
+	r.turn.leave()
+	return r.id, await(ctx, waits)
+}
+
+// Replace is CreateRoom for a room that replaces another, and says so in that one, all in one transaction. seen is the
+// tombstone that the caller found there, if any: where it is another by now, somebody else was faster.
+//
+// spec: c2s#room-upgrades
+func (s *Server) Replace(ctx context.Context, old id.RoomID, seen id.EventID, c Create) (id.RoomID, error) {
+	r, list, err := s.beginRoom(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	// The old room commits what the new one has in memory; whoever comes next reads it from storage.
+	defer func() {
+		s.forgetHandle(r)
+		r.turn.leave()
+		s.names.releaseAll(list)
+	}()
+	tombstone, err := json.Marshal(map[string]any{"body": "This room has been replaced", "replacement_room": r.id})
+	if err != nil {
+		return "", err
+	}
+	err = s.inOwn(ctx, old, func(o *room) error {
+		key := Key{"m.room.tombstone", ""}
+		found, err := o.stateAt(state.Root(o.row.Root), []Key{key})
+		if err != nil {
+			return err
+		}
+		if now := found[key]; now != nil && now.ID() != seen {
+			return errReplaced
+		}
+		a, err := o.make(NewEvent{Room: old, Sender: c.Creator, Type: key.Type, StateKey: &key.StateKey, Content: tombstone}, how{own: true})
+		if err != nil {
+			return err
+		}
+		o.commit(&additions{list: []*addition{a}}, func(tx storage.Tx) error {
+			if err := r.checkFence(tx); err != nil {
+				return err
+			}
+			return writeAll(tx, append([]*addition{a}, list...))
+		}, r.key()...)
+		return nil
+	})
+	return r.id, err
+}
+
+var errReplaced = chancery.Errorf(400, chancery.CodeBadState, "the room has been replaced meanwhile")
+
+// beginRoom makes a room with its first events in memory; the caller holds its turn.
+func (s *Server) beginRoom(ctx context.Context, c Create) (*room, []*addition, error) {
 	version, ok := event.Lookup(c.Version)
 	if !ok {
-		return "", chancery.Errorf(400, chancery.CodeUnsupportedRoomVersion, "this server does not know room version %q", c.Version)
+		return nil, nil, chancery.Errorf(400, chancery.CodeUnsupportedRoomVersion, "this server does not know room version %q", c.Version)
 	}
 	p := event.Proto{Sender: c.Creator, Type: "m.room.create", StateKey: new(string), Content: c.Content, Depth: 1}
 	if !version.RoomIDIsCreateHash {
@@ -39,23 +98,19 @@ func (s *Server) CreateRoom(ctx context.Context, c Create) (id.RoomID, error) {
 	}
 	nid, err := s.DB.NewRoomNumber()
 	if err != nil {
-		return "", fmt.Errorf("number the room: %w", err)
+		return nil, nil, fmt.Errorf("number the room: %w", err)
 	}
 	create, r, err := s.newHandle(version, p)
 	if err != nil {
-		return "", err
+		return nil, nil, err
 	}
-	waits, err := r.begin(ctx, nid, version, create, c)
+	list, err := r.begin(ctx, nid, version, create, c)
 	if err != nil {
 		s.forgetHandle(r)
+		r.turn.leave()
+		s.names.releaseAll(list)
 	}
-	r.turn.leave()
-	for _, w := range waits {
-		if err := w.Wait(ctx); err != nil {
-			return "", commitFailed(err)
-		}
-	}
-	return r.id, err
+	return r, list, err
 }
 
 // newHandle makes the create event of a room and the room's handle, in whose turn we are. From version 12 on the room ID is
@@ -80,7 +135,7 @@ func (s *Server) newHandle(version *event.Version, p event.Proto) (*event.Event,
 	}
 }
 
-func (r *room) begin(ctx context.Context, nid int64, version *event.Version, create *event.Event, c Create) ([]waiter, error) {
+func (r *room) begin(ctx context.Context, nid int64, version *event.Version, create *event.Event, c Create) ([]*addition, error) {
 	r.ctx, r.used = context.WithoutCancel(ctx), time.Now()
 	r.reset(storage.Room{NID: nid, ID: string(r.id), Version: version.Name}, version)
 	if err := checkAlone(create); err != nil {
@@ -95,7 +150,7 @@ func (r *room) begin(ctx context.Context, nid int64, version *event.Version, cre
 		n.Room, n.Sender = r.id, c.Creator
 		a, err := r.make(n, how{own: true})
 		if err != nil {
-			return nil, err
+			return list, err
 		}
 		list = append(list, a)
 	}
@@ -107,10 +162,7 @@ func (r *room) begin(ctx context.Context, nid int64, version *event.Version, cre
 	if c.Also != nil {
 		first.also = func(tx storage.Tx) error { return c.Also(tx, r.id) }
 	}
-	r.submit(list...)
-	waits := r.waits
-	r.waits = nil
-	return waits, nil
+	return list, nil
 }
 
 func randomText(bytes int) string {

@@ -32,6 +32,14 @@ func (n *names) release(eventID id.EventID, room int64) {
 	}
 }
 
+func (n *names) releaseAll(list []*addition) {
+	for _, a := range list {
+		if a.Version().EventIDFormat == event.IDFromSender {
+			n.release(a.ID(), a.Room)
+		}
+	}
+}
+
 func (n *names) elsewhere(eventID id.EventID, room int64) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -75,11 +75,12 @@ func (a *API) UpgradeRoom(ctx context.Context, in *UpgradeRoomIn) (*UpgradeRoomO
 		}
 		return a.Rooms.Announce(tx, roomID, "", in.Caller.User, old.published)
 	}
-	replacement, err := a.Rooms.CreateRoom(ctx, create)
+	replacement, err := a.Rooms.Replace(ctx, in.RoomID, old.tombstone, create)
 	if err != nil {
 		return nil, err
 	}
-	return &UpgradeRoomOut{replacement}, a.bury(ctx, in.RoomID, replacement, in.Caller.User, old)
+	a.quieten(ctx, in.RoomID, in.Caller.User, old)
+	return &UpgradeRoomOut{replacement}, nil
 }
 
 // predecessor is a room that is to be replaced.
@@ -88,6 +89,7 @@ type predecessor struct {
 	state     map[string]*event.Event
 	power     auth.PowerLevels
 	last      id.EventID
+	tombstone id.EventID // that it has already, of a replacement that is none
 	published bool
 	children  []*roomserver.Stored // of a space
 	bans      []*roomserver.Stored
@@ -107,7 +109,7 @@ func (a *API) predecessor(ctx context.Context, roomID id.RoomID, user id.UserID)
 		if !v.joined {
 			return chancery.Forbidden("you are not in this room")
 		}
-		types := append([]string{"m.room.create", "m.room.power_levels", "m.room.canonical_alias"}, transferred...)
+		types := append([]string{"m.room.create", "m.room.power_levels", "m.room.canonical_alias", "m.room.tombstone"}, transferred...)
 		asked := make([]roomserver.Lookup, len(types))
 		for i, t := range types {
 			asked[i] = roomserver.Lookup{Root: v.root, Key: roomserver.Key{Type: t}}
@@ -125,6 +127,14 @@ func (a *API) predecessor(ctx context.Context, roomID id.RoomID, user id.UserID)
 		old.power = auth.PowerLevelsOf(old.state["m.room.create"], old.state["m.room.power_levels"])
 		if !old.power.Of(user).AtLeast(old.power.ForEvent("m.room.tombstone", true)) {
 			return chancery.Forbidden("you may not replace this room")
+		}
+		if next, ok, err := a.Reader.Replacement(tx, v.room.NID); err != nil {
+			return err
+		} else if ok {
+			return chancery.Errorf(400, chancery.CodeBadState, "this room has been replaced by %s", next.ID)
+		}
+		if ev := old.state["m.room.tombstone"]; ev != nil {
+			old.tombstone = ev.ID()
 		}
 		if err := a.readAlong(tx, v.room, old); err != nil {
 			return err
@@ -206,8 +216,8 @@ func (old *predecessor) successor(in *UpgradeRoomIn, version *event.Version) (ro
 	return roomserver.Create{Creator: in.Caller.User, Version: version.Name, Content: content}, err
 }
 
-// handedOn are the first events of the room that replaces another. Where the caller's old level would not
-// let them set all of it they have 100 until it stands.
+// handedOn are the first events of the room that replaces another. The power levels come last: until then the creator
+// stands above whatever the old room's levels asked of those who set its state.
 func (a *API) handedOn(ctx context.Context, old *predecessor, version *event.Version, user id.UserID, creators []id.UserID) ([]roomserver.NewEvent, error) {
 	join, err := a.memberContent(ctx, user, "")
 	if err != nil {
@@ -218,23 +228,12 @@ func (a *API) handedOn(ctx context.Context, old *predecessor, version *event.Ver
 	if err != nil {
 		return nil, err
 	}
-	final, err := old.levels(version, user, creators)
+	levels, err := old.levels(version, user, creators)
 	if err != nil {
 		return nil, err
 	}
-	first := final
-	key := gjson.Escape(string(user))
-	raised := !version.PrivilegedCreators && gjson.GetBytes(final, "users."+key).Int() < 100
-	if raised {
-		if first, err = sjson.SetBytes(final, "users."+key, 100); err != nil {
-			return nil, err
-		}
-	}
 	me := string(user)
-	events := []roomserver.NewEvent{
-		{Type: "m.room.member", StateKey: &me, Content: content},
-		{Type: "m.room.power_levels", StateKey: new(string), Content: first},
-	}
+	events := []roomserver.NewEvent{{Type: "m.room.member", StateKey: &me, Content: content}}
 	for _, t := range transferred {
 		if ev := old.state[t]; ev != nil {
 			events = append(events, roomserver.NewEvent{Type: t, StateKey: new(string), Content: ev.Content()})
@@ -249,37 +248,10 @@ func (a *API) handedOn(ctx context.Context, old *predecessor, version *event.Ver
 		room, _ := ev.StateKey()
 		events = append(events, roomserver.NewEvent{Type: "m.space.child", StateKey: &room, Content: ev.Content()})
 	}
-	bans, err := old.bansBy(version, append(slices.Clone(creators), user), first)
-	if err != nil {
-		return nil, err
-	}
-	events = append(events, bans...)
-	if raised {
-		events = append(events, roomserver.NewEvent{Type: "m.room.power_levels", StateKey: new(string), Content: final})
-	}
-	return events, nil
-}
-
-// bansBy repeats the bans that the last of the creators may make in the new room.
-func (old *predecessor) bansBy(version *event.Version, creators []id.UserID, levels json.RawMessage) ([]roomserver.NewEvent, error) {
-	level := func(of id.UserID) int64 {
-		if v := gjson.GetBytes(levels, "users."+gjson.Escape(string(of))); v.Exists() {
-			return v.Int()
-		}
-		return gjson.GetBytes(levels, "users_default").Int()
-	}
-	user, needed := creators[len(creators)-1], int64(50)
-	if v := gjson.GetBytes(levels, "ban"); v.Exists() {
-		needed = v.Int()
-	}
-	var events []roomserver.NewEvent
 	for _, ev := range old.bans {
 		target, _ := ev.StateKey()
 		if version.PrivilegedCreators && slices.Contains(creators, id.UserID(target)) {
-			continue
-		}
-		if !version.PrivilegedCreators && (level(user) < needed || level(id.UserID(target)) >= level(user)) {
-			continue
+			continue // nobody can ban a creator
 		}
 		members := map[string]any{"membership": "ban"}
 		if reason := member(ev.Content(), "reason"); reason != "" {
@@ -291,7 +263,7 @@ func (old *predecessor) bansBy(version *event.Version, creators []id.UserID, lev
 		}
 		events = append(events, roomserver.NewEvent{Type: "m.room.member", StateKey: &target, Content: content})
 	}
-	return events, nil
+	return append(events, roomserver.NewEvent{Type: "m.room.power_levels", StateKey: new(string), Content: levels}), nil
 }
 
 // splitAliases parts the aliases that the old room shows: those of this server move to the new room, those of others mean the
@@ -401,28 +373,21 @@ func wholeLevels(content json.RawMessage) (json.RawMessage, error) {
 	return object(levels)
 }
 
-// bury tells the old room what replaces it, and ends the talk there as far as the caller may.
+// quieten ends the talk in a replaced room as far as the caller may. The room is replaced, whatever becomes of this.
 //
-// spec: c2s#room-upgrades
-func (a *API) bury(ctx context.Context, roomID, replacement id.RoomID, user id.UserID, old *predecessor) error {
-	tombstone, err := object(map[string]any{"body": "This room has been replaced", "replacement_room": replacement})
-	if err != nil {
-		return err
-	}
-	send := func(typ string, content json.RawMessage) error {
-		_, err := a.Rooms.Send(ctx, roomserver.NewEvent{Room: roomID, Sender: user, Type: typ, StateKey: new(string), Content: content})
-		return err
-	}
-	if err := send("m.room.tombstone", tombstone); err != nil {
-		return err
+// spec: c2s#room-upgrades 6
+func (a *API) quieten(ctx context.Context, roomID id.RoomID, user id.UserID, old *predecessor) {
+	send := func(typ string, content json.RawMessage, err error) {
+		if err == nil {
+			_, err = a.Rooms.Send(ctx, roomserver.NewEvent{Room: roomID, Sender: user, Type: typ, StateKey: new(string), Content: content})
+		}
+		if err != nil {
+			a.Log.Debug("a replaced room is not quiet", zap.String("room", string(roomID)), zap.String("for want of", typ), zap.Error(err))
+		}
 	}
 	// Aliases that mean the new room are not shown here any more.
-	if moved, stay, err := a.splitAliases(old); err != nil {
-		return err
-	} else if moved != nil {
-		if err := send("m.room.canonical_alias", stay); err != nil {
-			a.Log.Debug("a replaced room still shows its aliases", zap.String("room", string(roomID)), zap.Error(err))
-		}
+	if moved, stay, err := a.splitAliases(old); moved != nil || err != nil {
+		send("m.room.canonical_alias", stay, err)
 	}
 	quiet := json.RawMessage(`{}`)
 	if ev := old.state["m.room.power_levels"]; ev != nil {
@@ -432,14 +397,9 @@ func (a *API) bury(ctx context.Context, roomID, replacement id.RoomID, user id.U
 	least = max(50, least+1)
 	invite, _ := old.power.Invite().Number()
 	events, _ := old.power.EventsDefault().Number()
-	if quiet, err = sjson.SetBytes(quiet, "invite", max(invite, least)); err != nil {
-		return err
+	quiet, err := sjson.SetBytes(quiet, "invite", max(invite, least))
+	if err == nil {
+		quiet, err = sjson.SetBytes(quiet, "events_default", max(events, least))
 	}
-	if quiet, err = sjson.SetBytes(quiet, "events_default", max(events, least)); err != nil {
-		return err
-	}
-	if err := send("m.room.power_levels", quiet); err != nil {
-		a.Log.Debug("a replaced room stays open for talk", zap.String("room", string(roomID)), zap.Error(err))
-	}
-	return nil
+	send("m.room.power_levels", quiet, err)
 }

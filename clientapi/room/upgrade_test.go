@@ -89,3 +89,75 @@ func TestRoomsAreReplaced(t *testing.T) {
 		})
 	}
 }
+
+// What the old room's levels ask of those who set its state does not keep it from the new room.
+//
+// spec: c2s#room-upgrades 3
+func TestARoomIsReplacedWhoseStateTakesMoreThanItsCreatorHas(t *testing.T) {
+	eachEngine(t, func(s *server) {
+		for _, to := range []string{"11", "12"} {
+			room := s.create(alice, object{"preset": "public_chat", "room_version": "10", "topic": "reviewed", "power_level_content_override": object{
+				"ban": 120, "users": object{alice: 200, bob: 150, carol: 60},
+				"events": object{"m.room.topic": 150, "m.room.history_visibility": 200, "m.room.tombstone": 50}}})
+			s.join(carol, room)
+			s.ok(alice, "POST", at(room, "ban"), object{"user_id": bob})
+			next := s.ok(carol, "POST", at(room, "upgrade"), object{"new_version": to}).text("replacement_room")
+			if got := s.ok(carol, "GET", at(next, "state", "m.room.topic"), nil).text("topic"); got != "reviewed" {
+				t.Errorf("%s: the topic is %q", to, got)
+			}
+			if got := s.ok(carol, "GET", at(next, "state", "m.room.member", bob), nil).text("membership"); got != "ban" {
+				t.Errorf("%s: bob is %q", to, got)
+			}
+			levels := s.ok(carol, "GET", at(next, "state", "m.room.power_levels"), nil)
+			if levels.at("users", alice) != 200.0 || levels.at("events", "m.room.topic") != 150.0 || levels.at("ban") != 120.0 || (to == "11" && levels.at("users", carol) != 60.0) {
+				t.Errorf("%s: levels %s", to, levels.raw)
+			}
+			if to == "11" {
+				s.want(403, "M_FORBIDDEN", carol, "PUT", at(next, "state", "m.room.topic"), object{"topic": "mine"})
+			}
+		}
+	})
+}
+
+// However many want to replace a room at the same time, one of them does.
+//
+// spec: c2s/upgradeRoom
+func TestARoomIsReplacedOnce(t *testing.T) {
+	eachEngine(t, func(s *server) {
+		for _, version := range []string{"10", "12"} {
+			levels := object{"users": object{bob: 100}}
+			if version == "10" {
+				levels = object{"users": object{alice: 100, bob: 100}}
+			} else {
+				levels["events"] = object{"m.room.tombstone": 100}
+			}
+			room := s.create(alice, object{"preset": "public_chat", "room_version": version, "power_level_content_override": levels})
+			s.join(bob, room)
+			// A tombstone that names no room of which this one is the predecessor is in nobody's way.
+			s.set(alice, room, "m.room.tombstone", "", object{"body": "closed", "replacement_room": "!none:test"})
+			before := len(s.ok(alice, "GET", v3+"/joined_rooms", nil).array("joined_rooms")) + len(s.ok(bob, "GET", v3+"/joined_rooms", nil).array("joined_rooms"))
+			answers := make(chan answer)
+			for i := range 8 {
+				go func() {
+					answers <- s.ask([]string{alice, bob}[i%2], "POST", at(room, "upgrade"), object{"new_version": "11"})
+				}()
+			}
+			next := ""
+			for range 8 {
+				switch a := <-answers; {
+				case a.status == 200 && next == "":
+					next = a.text("replacement_room")
+				case a.status != 400 || a.text("errcode") != "M_BAD_STATE":
+					t.Errorf("%s: %d %s", version, a.status, a.raw)
+				}
+			}
+			if got := s.ok(alice, "GET", at(room, "state", "m.room.tombstone"), nil).text("replacement_room"); got != next || next == "" {
+				t.Errorf("%s: the tombstone names %q, the answer was %q", version, got, next)
+			}
+			if after := len(s.ok(alice, "GET", v3+"/joined_rooms", nil).array("joined_rooms")) + len(s.ok(bob, "GET", v3+"/joined_rooms", nil).array("joined_rooms")); after != before+1 {
+				t.Errorf("%s: %d rooms were made", version, after-before)
+			}
+			s.want(400, "M_BAD_STATE", alice, "POST", at(room, "upgrade"), object{"new_version": "12"})
+		}
+	})
+}
