@@ -256,7 +256,7 @@ func (d *Device) Look(see func()) {
 // Wait waits until something is true, with the device's lock held while it is looked at.
 func (d *Device) Wait(what string, true func() bool) {
 	d.t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		d.mu.Lock()
 		ok := true()
 		d.mu.Unlock()

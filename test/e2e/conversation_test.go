@@ -6,9 +6,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/json"
-	"fmt"
 	"net/url"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,7 +15,6 @@ import (
 	"chancery/test/notice"
 
 	"github.com/tidwall/gjson"
-	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/crypto/attachment"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
@@ -32,14 +29,6 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func numbered(prefix string, n int) []string {
-	list := make([]string, n)
-	for i := range list {
-		list[i] = fmt.Sprint(prefix, " ", i)
-	}
-	return list
-}
-
 // Alice of one server and Bob, with two devices, of another talk to each other. Bob's server, a process, is
 // killed while Alice goes on; afterwards Bob has all of it.
 func TestConversationOfTwoServers(t *testing.T) {
@@ -47,65 +36,27 @@ func TestConversationOfTwoServers(t *testing.T) {
 		ca := homeserver.NewCA(t)
 		a := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
 		b := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh(), Process: true})
-		aliceUser, bobUser, bobUser2 := a.Register(t, "alice"), b.Register(t, "bob"), (*homeserver.User)(nil)
-		alice, bob := device.New(t, aliceUser), device.New(t, bobUser)
-		alice.Verify(aliceUser, nil)
-		bob.Verify(bobUser, nil)
-		bobUser2 = b.Login(t, "bob")
-		bob2 := device.New(t, bobUser2)
-		bob2.Verify(bobUser2, bob)
-
-		created, err := alice.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "private_chat", Invite: []id.UserID{bob.UserID},
-			InitialState: []*event.Event{{Type: event.StateEncryption, Content: event.Content{Parsed: &event.EncryptionEventContent{Algorithm: id.AlgorithmMegolmV1}}}}})
-		must(t, err)
-		room := created.RoomID
-		bob.Wait("the invite", func() bool { return bob.Invited[room] })
-		_, err = bob.JoinRoomByID(t.Context(), room)
-		must(t, err)
-		for _, d := range []*device.Device{alice, bob, bob2} {
-			d.Wait("both in the encrypted room", func() bool {
-				encrypted, _ := d.State.IsEncrypted(t.Context(), room)
-				return encrypted && d.State.IsInRoom(t.Context(), room, alice.UserID) && d.State.IsInRoom(t.Context(), room, bob.UserID)
-			})
-		}
-		alice.Trust(bob.UserID)
-		bob.Trust(alice.UserID)
-		// Bob's second device learns of the signature that the first one made.
-		_, err = bob2.Mach.FetchKeys(t.Context(), []id.UserID{bob.UserID, alice.UserID}, true)
-		must(t, err)
-
+		aliceUser, bobUser := a.Register(t, "alice"), b.Register(t, "bob")
+		c := device.Meet(t, aliceUser, bobUser)
+		alice, bob, bob2, room := c.Alice, c.Bob, c.Bob2, c.Room
 		began := time.Now()
-		fromAlice, fromBob := numbered("alice says", each), numbered("bob says", each)
-		var talk sync.WaitGroup
-		for d, bodies := range map[*device.Device][]string{alice: fromAlice, bob: fromBob} {
-			talk.Go(func() {
-				for _, body := range bodies {
-					d.Say(room, body)
-				}
-			})
-		}
-		talk.Wait()
-		for _, d := range []*device.Device{alice, bob, bob2} {
-			d.Has(alice.UserID, fromAlice)
-			d.Has(bob.UserID, fromBob)
-		}
-		alice.Trusts(bob.UserID)
-		bob.Trusts(alice.UserID)
+		c.Talk(each)
 		took := time.Since(began)
 
+		fromAlice, fromBob := c.FromAlice, c.FromBob
 		fromAlice = append(fromAlice, attachAndCheck(t, room, alice, bob))
 		fromAlice = append(fromAlice, editAndCheck(t, room, alice, bob, bobUser)...)
 		fromAlice = append(fromAlice, redactAndCheck(t, room, alice, bob, bob2, bobUser))
 		receiptAndCheck(t, room, alice, bob)
 
 		// What Bob's server said yes to goes out after it is killed.
-		last := numbered("bob says at the end", 20)
+		last := homeserver.Texts("bob says at the end", 20)
 		for _, body := range last {
 			bob.Say(room, body)
 		}
 		fromBob = append(fromBob, last...)
 		b.Kill()
-		meanwhile := numbered("alice goes on", 100)
+		meanwhile := homeserver.Texts("alice goes on", 100)
 		var alice2 *device.Device
 		for i, body := range meanwhile {
 			alice.Say(room, body)

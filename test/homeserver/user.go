@@ -14,6 +14,15 @@ import (
 	"github.com/tidwall/gjson"
 )
 
+// Texts are so many different texts.
+func Texts(prefix string, n int) []string {
+	texts := make([]string, n)
+	for i := range texts {
+		texts[i] = fmt.Sprint(prefix, " ", i)
+	}
+	return texts
+}
+
 // J is a JSON object.
 type J = map[string]any
 

@@ -3,60 +3,19 @@
 package interop
 
 import (
-	"sync"
 	"testing"
 
 	"chancery/test/device"
 
-	"maunium.net/go/mautrix"
-	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 )
 
 // Two people, one of whom has two devices, talk encrypted and know each other's devices by cross-signing.
 func encrypted(t *testing.T, home, away *server) {
 	aliceUser, bobUser := home.user(t, "alice"), away.user(t, "bob")
-	alice, bob := device.New(t, aliceUser), device.New(t, bobUser)
-	alice.Verify(aliceUser, nil)
-	bob.Verify(bobUser, nil)
-	bobUser2 := away.Login(t, id.UserID(bobUser.ID).Localpart())
-	bob2 := device.New(t, bobUser2)
-	bob2.Verify(bobUser2, bob)
-
-	created, err := alice.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "private_chat", Invite: []id.UserID{bob.UserID},
-		InitialState: []*event.Event{{Type: event.StateEncryption, Content: event.Content{Parsed: &event.EncryptionEventContent{Algorithm: id.AlgorithmMegolmV1}}}}})
-	must(t, err)
-	room := created.RoomID
-	bob.Wait("the invite", func() bool { return bob.Invited[room] })
-	_, err = bob.JoinRoomByID(t.Context(), room)
-	must(t, err)
-	for _, d := range []*device.Device{alice, bob, bob2} {
-		d.Wait("both in the encrypted room", func() bool {
-			encrypted, _ := d.State.IsEncrypted(t.Context(), room)
-			return encrypted && d.State.IsInRoom(t.Context(), room, alice.UserID) && d.State.IsInRoom(t.Context(), room, bob.UserID)
-		})
-	}
-	alice.Trust(bob.UserID)
-	bob.Trust(alice.UserID)
-	_, err = bob2.Mach.FetchKeys(t.Context(), []id.UserID{bob.UserID, alice.UserID}, true)
-	must(t, err)
-
-	fromAlice, fromBob := texts("alice says", 25), texts("bob says", 25)
-	var talk sync.WaitGroup
-	for d, bodies := range map[*device.Device][]string{alice: fromAlice, bob: fromBob} {
-		talk.Go(func() {
-			for _, body := range bodies {
-				d.Say(room, body)
-			}
-		})
-	}
-	talk.Wait()
-	for _, d := range []*device.Device{alice, bob, bob2} {
-		d.Has(alice.UserID, fromAlice)
-		d.Has(bob.UserID, fromBob)
-	}
-	alice.Trusts(bob.UserID)
-	bob.Trusts(alice.UserID)
+	c := device.Meet(t, aliceUser, bobUser)
+	alice, bob, bob2, room := c.Alice, c.Bob, c.Bob2, c.Room
+	c.Talk(25)
 
 	// A new device on either side: the list of devices goes over federation, and the room's key with it.
 	aliceUser2 := home.Login(t, id.UserID(aliceUser.ID).Localpart())
@@ -77,7 +36,7 @@ func encrypted(t *testing.T, home, away *server) {
 	})
 	alice2.Say(room, "from the new device")
 	for _, d := range []*device.Device{alice, bob, bob2} {
-		d.Has(alice.UserID, append(fromAlice, "from the new device"))
+		d.Has(alice.UserID, append(c.FromAlice, "from the new device"))
 	}
 	if home.can(t, "updates of signatures") {
 		bob.Trusts(alice.UserID)
@@ -91,11 +50,4 @@ func encrypted(t *testing.T, home, away *server) {
 		return len(keys.Get("device_keys").Map()[aliceUser.ID].Map()) == 1
 	})
 	agree(t, string(room), aliceUser, bobUser)
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

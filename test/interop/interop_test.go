@@ -44,9 +44,9 @@ var stories = slices.Concat(versions("1", "6", "10", "11", "12"), []story{
 	{"1,000 while away", thousandWhileAway},
 })
 
-// peers starts each server that is at hand.
-func peers(t *testing.T) map[string]func(t testing.TB, ca *homeserver.CA) *server {
-	all := map[string]func(testing.TB, *homeserver.CA) *server{}
+// peers starts each server that is at hand, with a database as ours has it where it can.
+func peers(t *testing.T) map[string]func(t testing.TB, ca *homeserver.CA, database string) *server {
+	all := map[string]func(testing.TB, *homeserver.CA, string) *server{}
 	if os.Getenv("SYNAPSE") != "off" {
 		all["synapse"] = synapse
 	}
@@ -54,7 +54,9 @@ func peers(t *testing.T) map[string]func(t testing.TB, ca *homeserver.CA) *serve
 		if _, err := os.Stat(binary); err != nil {
 			t.Fatalf("DENDRITE: %v", err)
 		}
-		all["dendrite"] = func(t testing.TB, ca *homeserver.CA) *server { return dendrite(t, ca, binary) }
+		all["dendrite"] = func(t testing.TB, ca *homeserver.CA, database string) *server {
+			return dendrite(t, ca, binary, database)
+		}
 	} else {
 		notice.Print("without Dendrite: DENDRITE=/path/to/binary makes it a peer")
 	}
@@ -69,7 +71,7 @@ func TestInterop(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
 				ca := homeserver.NewCA(t)
-				our, other := ours(t, ca, fresh()), start(t, ca)
+				our, other := ours(t, ca, fresh()), start(t, ca, fresh())
 				for _, s := range stories {
 					tell(t, s, "our room", our, other)
 					tell(t, s, "their room", other, our)

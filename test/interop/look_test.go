@@ -21,13 +21,19 @@ type (
 	J    = homeserver.J
 )
 
-// room is the path of an operation on a room.
-var room = homeserver.Room
+var (
+	room  = homeserver.Room
+	texts = homeserver.Texts
+)
+
+// patience is how long we wait for anything: another server that was away or failed to reach us comes back after a
+// minute or more, and the machine may be busy.
+const patience = 5 * time.Minute
 
 // eventually waits until something is true.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("in vain waited for: %s", what)
 		}
@@ -48,7 +54,7 @@ func state(u *user, id string) map[string]string {
 func agree(t *testing.T, id string, one, other *user) {
 	t.Helper()
 	one, other = one.As(t), other.As(t)
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		a, b := state(one, id), state(other, id)
 		if len(a) > 3 && maps.Equal(a, b) {
 			return
@@ -156,7 +162,7 @@ func ids(events []gjson.Result) []string {
 func sameHistory(t *testing.T, id string, one, other *user, inOrder bool) {
 	t.Helper()
 	var a, b []string
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(500 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(500 * time.Millisecond) {
 		a, b = ids(history(t, one, id)), ids(history(t, other, id))
 		if !inOrder {
 			slices.Sort(a)
@@ -197,14 +203,6 @@ func gone(t *testing.T, u *user, id string) {
 	eventually(t, u.ID+" is invited no more", func() bool { return !u.Sync("").Get("rooms.invite").Map()[id].Exists() })
 }
 
-func texts(prefix string, n int) []string {
-	out := make([]string, n)
-	for i := range out {
-		out[i] = fmt.Sprint(prefix, " ", i)
-	}
-	return out
-}
-
 func say(u *user, id string, texts []string) {
 	for _, text := range texts {
 		u.Send(id, text)
@@ -215,7 +213,7 @@ func say(u *user, id string, texts []string) {
 func reads(t *testing.T, u *user, id, sender string, want []string) {
 	t.Helper()
 	var got []string
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(500 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(500 * time.Millisecond) {
 		if got = bodies(t, u, id, sender); slices.Equal(got, want) {
 			return
 		}

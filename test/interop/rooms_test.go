@@ -92,7 +92,9 @@ func ordinary(t *testing.T, home, away *server, version string) {
 	carol.OK("POST", room(id, "leave"), J{})
 	becomes(t, alice, id, carol.ID, "leave")
 	agree(t, id, alice, bob)
-	sameHistory(t, id, alice, bob, false)
+	if home.redacts(t, version) && away.redacts(t, version) {
+		sameHistory(t, id, alice, bob, false)
+	}
 }
 
 // spec: c2s#knocking-on-rooms
@@ -177,6 +179,8 @@ func upgrade(t *testing.T, home, away *server) {
 		}
 		becomes(t, alice, next, bob.ID, "join")
 		agree(t, next, alice, bob)
+		// Dendrite tells nobody how it closes the old room, and others ask for it when something builds on that.
+		sees(t, bob, id, alice.Send(id, "moved"))
 		agree(t, id, alice, bob)
 	}
 }

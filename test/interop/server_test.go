@@ -85,7 +85,7 @@ func (s *server) up(t testing.TB) {
 		t.Fatalf("start %s: %v", s.software, err)
 	}
 	s.process, s.ended = cmd.Process, ended
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			s.process = nil
@@ -99,7 +99,7 @@ func (s *server) up(t testing.TB) {
 			}
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s was not ready after two minutes\n%s", s.software, s.tail())
+			t.Fatalf("%s did not become ready\n%s", s.software, s.tail())
 		}
 	}
 }

@@ -80,7 +80,7 @@ allow_public_rooms_over_federation: true
 room_list_publication_rules: [{action: allow}]
 presence: {enabled: true}
 caches: {sync_response_cache_duration: 0}
-federation: {destination_min_retry_interval: 1s, destination_retry_multiplier: 1, destination_max_retry_interval: 2s}
+federation: {destination_min_retry_interval: 1s, destination_retry_multiplier: 1, destination_max_retry_interval: 2s, max_long_retry_delay: 2s}
 rc_message: &free {per_second: 100000, burst_count: 100000}
 rc_registration: *free
 rc_login: {address: *free, account: *free, failed_attempts: *free}
@@ -107,7 +107,7 @@ loggers: {synapse.storage.SQL: {level: WARNING}}
 root: {level: INFO, handlers: [console]}
 `
 
-func synapse(t testing.TB, ca *homeserver.CA) *server {
+func synapse(t testing.TB, ca *homeserver.CA, _ string) *server {
 	t.Helper()
 	interpreter := python(t)
 	s := foreign(t, "synapse", func(dir, federation, client string) func() *exec.Cmd {

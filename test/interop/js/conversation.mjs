@@ -20,7 +20,7 @@ const demand = (is, what) => {
 
 // until waits until something is there, and gives it.
 async function until(what, look) {
-    for (const end = Date.now() + 60_000; ; await new Promise((go) => setTimeout(go, 50))) {
+    for (const end = Date.now() + 300_000; ; await new Promise((go) => setTimeout(go, 50))) {
         const found = await look();
         if (found) return found;
         if (Date.now() > end) throw new Error(`in vain waited for: ${what}`);
@@ -116,17 +116,17 @@ async function compare(one, other, room) {
 
 const clients = [];
 try {
-    const name = `js${process.pid}`;
-    for (const server of [home, away]) {
+    const [aliceName, bobName] = ["alice", "bob"];
+    for (const [server, name] of [[home, aliceName], [away, bobName]]) {
         await post(`${server}/_matrix/client/v3/register`, { username: name, password, auth: { type: "m.login.dummy" } });
     }
     const aliceSecret = {}, bobSecret = {};
-    const alice = await device(home, name, aliceSecret);
-    const bob = await device(away, name, bobSecret);
+    const alice = await device(home, aliceName, aliceSecret);
+    const bob = await device(away, bobName, bobSecret);
     clients.push(alice, bob);
     step("both have signed in and synced");
-    await identity(alice, name);
-    await identity(bob, name);
+    await identity(alice, aliceName);
+    await identity(bob, bobName);
     step("both have cross-signing keys, secret storage and a key backup");
 
     const { room_id: room } = await alice.createRoom({
@@ -186,10 +186,10 @@ try {
         const backup = await fetch(`${away}/_matrix/client/v3/room_keys/version`, { headers: { Authorization: `Bearer ${bob.getAccessToken()}` } });
         return (await backup.json()).count > 0;
     });
-    const again = await device(away, name, { key: bobSecret.key, id: bobSecret.id });
+    const again = await device(away, bobName, { key: bobSecret.key, id: bobSecret.id });
     clients.push(again);
     demand(await again.getCrypto().userHasCrossSigningKeys(bob.getUserId(), true), "the new device does not see bob's cross-signing keys");
-    await again.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: confirm(name) });
+    await again.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: confirm(bobName) });
     await until("the new device is ready for cross-signing", () => again.getCrypto().isCrossSigningReady());
     await again.getCrypto().loadSessionBackupPrivateKeyFromSecretStorage();
     demand((await again.getCrypto().checkKeyBackupAndEnable())?.trustInfo.trusted !== false, "the backup is not trusted");
