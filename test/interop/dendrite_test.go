@@ -65,7 +65,8 @@ func dendrite(t testing.TB, ca *homeserver.CA, binary, database string) *server 
 			Headers: map[string]string{"Key-ID": "ed25519:interop"}, Bytes: seed})))
 		before, after := "file:"+dir+"/", ".db"
 		if database != "" {
-			before, after = database+"&application_name=", "" // one database for all
+			// One for all, and no waiting for the disk: it writes many times for each event.
+			before, after = database+"&synchronous_commit=off&application_name=", ""
 		}
 		config := write(t, filepath.Join(dir, "dendrite.yaml"), fmt.Sprintf(dendriteConfig, federation, dir, before, after))
 		return func() *exec.Cmd {
