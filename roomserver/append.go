@@ -162,7 +162,6 @@ func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
 	a.first, r.stored = !r.stored, true
 	a.moved = a.moved || len(a.nodes) > 0 || len(a.slots) > 0
 	r.pending[a.NID], r.pendingID[ev.ID()] = a.Stored, a.Stored
-	r.claim(ev.ID())
 	return a, nil
 }
 
@@ -521,12 +520,12 @@ func (r *room) commit(all *additions, write func(storage.Tx) error, keys ...stri
 		}
 		r.broken.CompareAndSwap(nil, &err)
 	})
-	c := &committed{done: make(chan struct{})}
+	c, named, nid := &committed{done: make(chan struct{})}, r.named(all), r.row.NID
 	r.waits = append(r.waits, c)
 	go func() {
 		defer close(c.done)
 		defer r.inFlight.Add(-1)
-		defer r.s.names.releaseAll(all.list)
+		defer r.s.names.release(named, nid)
 		if c.err = p.Wait(context.Background()); c.err != nil {
 			return
 		}

@@ -54,7 +54,6 @@ func (s *Server) Replace(ctx context.Context, old id.RoomID, seen id.EventID, c 
 	defer func() {
 		s.forgetHandle(r)
 		r.turn.leave()
-		s.names.releaseAll(list)
 	}()
 	tombstone, err := json.Marshal(map[string]any{"body": "This room has been replaced", "replacement_room": r.id})
 	if err != nil {
@@ -108,7 +107,6 @@ func (s *Server) beginRoom(ctx context.Context, c Create) (*room, []*addition, e
 	if err != nil {
 		s.forgetHandle(r)
 		r.turn.leave()
-		s.names.releaseAll(list)
 	}
 	return r, list, err
 }

@@ -235,6 +235,11 @@ func (r *room) takeProposed(ev *event.Event) (taken *event.Event, before state.R
 	if was != nil && was.Placed {
 		return was.Event, was.Before, nil
 	}
+	if was == nil {
+		if err := r.mayName(ev.ID()); err != nil {
+			return nil, 0, err
+		}
+	}
 	n := &needs{}
 	prev, err := r.prevOf(ev, n)
 	if err != nil {

@@ -1,6 +1,8 @@
 package roomserver
 
 import (
+	"maps"
+	"slices"
 	"sync"
 
 	"chancery"
@@ -18,68 +20,79 @@ type names struct {
 	room map[id.EventID]int64
 }
 
-func (n *names) claim(eventID id.EventID, room int64) {
+// claim takes an ID for a room, unless another has it.
+func (n *names) claim(eventID id.EventID, room int64) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.room[eventID] = room
-}
-
-func (n *names) release(eventID id.EventID, room int64) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.room[eventID] == room {
-		delete(n.room, eventID)
+	if other, ok := n.room[eventID]; ok && other != room {
+		return false
 	}
+	n.room[eventID] = room
+	return true
 }
 
-func (n *names) releaseAll(list []*addition) {
-	for _, a := range list {
-		if a.Version().EventIDFormat == event.IDFromSender {
-			n.release(a.ID(), a.Room)
+func (n *names) release(ids []id.EventID, room int64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, v := range ids {
+		if n.room[v] == room {
+			delete(n.room, v)
 		}
 	}
-}
-
-func (n *names) elsewhere(eventID id.EventID, room int64) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	other, ok := n.room[eventID]
-	return ok && other != room
 }
 
 // choosesIDs says that the senders of events choose their IDs.
 func (r *room) choosesIDs() bool { return r.version.EventIDFormat == event.IDFromSender }
 
-// claim takes an ID for this room until its event is stored.
-func (r *room) claim(eventID id.EventID) {
-	if r.choosesIDs() {
-		r.s.names.claim(eventID, r.row.NID)
+// named gives the IDs that were claimed in this turn for events that go into storage now.
+func (r *room) named(all *additions) (ids []id.EventID) {
+	if len(r.claimed) == 0 {
+		return nil
 	}
+	for _, a := range all.list {
+		if r.claimed[a.ID()] {
+			delete(r.claimed, a.ID())
+			ids = append(ids, a.ID())
+		}
+	}
+	return ids
 }
 
-// mayName refuses an event whose ID another room's event has.
+// unclaim gives back what was claimed in this turn for events that did not go into storage.
+func (r *room) unclaim() {
+	if len(r.claimed) == 0 {
+		return
+	}
+	r.s.names.release(slices.Collect(maps.Keys(r.claimed)), r.row.NID)
+	clear(r.claimed)
+}
+
+// mayName refuses an event whose ID another room's event has; else the ID is this room's until the event is stored.
 //
 // spec: rooms/v1#event-ids
 func (r *room) mayName(eventID id.EventID) error {
-	elsewhere, err := r.namedElsewhere([]id.EventID{eventID})
+	elsewhere, err := r.claim([]id.EventID{eventID})
 	if err == nil && elsewhere[eventID] {
 		return chancery.Forbidden("another room has an event of this ID")
 	}
 	return err
 }
 
-// namedElsewhere gives those of some IDs that events of other rooms have.
-func (r *room) namedElsewhere(ids []id.EventID) (map[id.EventID]bool, error) {
+// claim takes IDs for this room, and gives those that events of other rooms have. Storage is asked second: an ID that
+// another room gives back meanwhile is found there.
+func (r *room) claim(ids []id.EventID) (elsewhere map[id.EventID]bool, err error) {
 	if !r.choosesIDs() || len(ids) == 0 {
 		return nil, nil
 	}
-	elsewhere := map[id.EventID]bool{}
+	elsewhere = map[id.EventID]bool{}
 	for _, v := range ids {
-		if r.s.names.elsewhere(v, r.row.NID) {
+		if !r.s.names.claim(v, r.row.NID) {
 			elsewhere[v] = true
+		} else {
+			r.claimed[v] = true
 		}
 	}
-	err := r.read(func(tx storage.Tx) error {
+	err = r.read(func(tx storage.Tx) error {
 		rows, err := tx.Bearings(texts(ids))
 		for _, row := range rows {
 			if row.Room != r.row.NID {

@@ -34,7 +34,7 @@ func (r *room) addState(list []*event.Event, inState func(*event.Event) bool) (e
 	if err != nil {
 		return err
 	}
-	elsewhere, err := r.namedElsewhere(ids)
+	elsewhere, err := r.claim(ids)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,6 @@ func (r *room) addOutlier(ev *event.Event, known map[id.EventID]*Stored, b *batc
 	}
 	known[ev.ID()] = s
 	r.pending[nid], r.pendingID[ev.ID()] = s, s
-	r.claim(ev.ID())
 	b.rows = append(b.rows, s.row(false))
 	numbers := make([]int64, len(auths))
 	for i, a := range auths {

@@ -51,13 +51,14 @@ type room struct {
 	cover       *state.Cover
 	pendingAuth map[int64][]int64 // auth events of those in pending
 	beneath     map[int64][]beneath
-	newSlots    []storage.Slot // given, and not yet part of an addition
-	waits       []waiter       // of the present holder
-	asked       *unasked       // of the present holder: its event, of which a policy server has been asked
-	loose       int64          // nodes made for states that no event may ever stand on, and not yet part of an addition
-	collection  *collection    // of unused nodes, while one runs
-	foreseen    *foreseen      // of the present turn
-	absent      int            // keys in slots that have none
+	newSlots    []storage.Slot      // given, and not yet part of an addition
+	waits       []waiter            // of the present holder
+	claimed     map[id.EventID]bool // by the present holder, see names
+	asked       *unasked            // of the present holder: its event, of which a policy server has been asked
+	loose       int64               // nodes made for states that no event may ever stand on, and not yet part of an addition
+	collection  *collection         // of unused nodes, while one runs
+	foreseen    *foreseen           // of the present turn
+	absent      int                 // keys in slots that have none
 
 	known    atomic.Pointer[event.Version] // set when loaded, for those who do not hold the room
 	inFlight atomic.Int64                  // commits under way
@@ -80,7 +81,7 @@ const noSlot = -1
 const firstOrd = int64(1) << 40
 
 func newRoom(s *Server, roomID id.RoomID) *room {
-	return &room{s: s, id: roomID, shard: shardOf(roomID)}
+	return &room{s: s, id: roomID, shard: shardOf(roomID), claimed: map[id.EventID]bool{}}
 }
 
 // reset begins with nothing known.

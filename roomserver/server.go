@@ -180,6 +180,7 @@ func (s *Server) holding(ctx context.Context, who caller, r *room, fn func(*room
 		return nil, err
 	}
 	defer r.turn.leave()
+	defer r.unclaim()
 	defer func() {
 		if p := recover(); p != nil {
 			r.loaded, r.waits = false, nil // memory has half of something
