@@ -23,8 +23,9 @@ const usage = `Chancery is a Matrix homeserver.
         print a documented sample of the configuration, every key with its default
   chancery config check FILE
         say everything that is wrong with a configuration
-  chancery user create NAME [--admin] [--config FILE] [--data DIR] [--server-name NAME]
-        make an account; the password is asked for, or read from standard input
+  chancery user create NAME [--admin] [--new] [--config FILE] [--data DIR] [--server-name NAME]
+        make an account; the password is asked for, or read from standard input. --new makes one before the
+        first serve
   chancery room explain ROOM EVENT [--json]
         say how an event was judged, and how the room's state was resolved around it
   chancery room rebuild-state ROOM [--apply] [--json]
@@ -70,6 +71,9 @@ func run(ctx context.Context, args []string, t terminal) int {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(t.out, usage)
 		return exitDone
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(t.err, "chancery: stopped before it was done")
+		return exitFailed
 	case errors.As(err, &bad):
 		fmt.Fprintln(t.err, bad.text)
 		return exitUsage

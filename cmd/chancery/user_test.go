@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,13 @@ func TestUserCreate(t *testing.T) {
 			terminal{in: strings.NewReader(password + "\n"), out: &out, err: &errs, environ: environ})
 		return code, out.String(), errs.String()
 	}
-	if code, out, errs := create("before it runs", "root", "--admin"); code != exitDone || out != "@root:localhost can sign in now\n" {
+	if code, _, errs := create("x", "root"); code != exitFailed || !strings.HasSuffix(errs, "before the first serve say --new\n") {
+		t.Fatalf("without a server: exit %d %q", code, errs)
+	}
+	if left, err := os.ReadDir(data); err != nil || len(left) > 0 {
+		t.Fatalf("it left %v, %v", left, err)
+	}
+	if code, out, errs := create("before it runs", "root", "--admin", "--new"); code != exitDone || out != "@root:localhost can sign in now\n" {
 		t.Fatalf("exit %d %q %q", code, out, errs)
 	}
 	ctx, stop := context.WithCancel(t.Context())

@@ -23,5 +23,11 @@ func LockDir(dir string) (unlock func(), err error) {
 		}
 		return nil, fmt.Errorf("lock the data directory: %w", err)
 	}
+	// Another process may have removed the directory between the two calls.
+	ours, err := f.Stat()
+	if now, missing := os.Stat(f.Name()); err != nil || missing != nil || !os.SameFile(ours, now) {
+		f.Close()
+		return nil, fmt.Errorf("another process has just removed the data directory %s", dir)
+	}
 	return func() { f.Close() }, nil
 }

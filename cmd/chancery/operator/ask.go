@@ -72,14 +72,23 @@ func ask(ctx context.Context, cfg *config.Config, path string, in, out any) erro
 	return nil
 }
 
-// stored is alone for what is about something that a server has stored before.
+// stored is alone for a server that has run before: a verb in a wrong directory begins no second one.
 func stored(ctx context.Context, cfg *config.Config, release string, fn func(*storage.DB) error) error {
+	kept := filepath.Join(cfg.DataDir, "lock")
 	if db := Database(cfg, release, zap.NewNop()); db.URL == "" {
-		if _, err := os.Stat(db.Path); errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("there is no %s: --config, --data and --server-name must be as for serve", db.Path)
-		}
+		kept = db.Path
+	}
+	if _, err := os.Stat(kept); errors.Is(err, os.ErrNotExist) {
+		return &NoServer{kept}
 	}
 	return alone(ctx, cfg, release, fn)
+}
+
+// NoServer says that no server has ever run on a data directory.
+type NoServer struct{ missing string }
+
+func (e *NoServer) Error() string {
+	return fmt.Sprintf("there is no %s: --config, --data and --server-name must be as for serve", e.missing)
 }
 
 // alone opens the database of a server that does not run. Nobody else uses the data directory meanwhile.

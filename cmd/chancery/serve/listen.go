@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -58,6 +59,8 @@ func serveHTTP(ctx context.Context, g *errgroup.Group, listeners []net.Listener,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          stdlog.New(io.Discard, "", 0), // what peers do wrong with TLS and HTTP is not our log
 	}
+	busy := &busy{conns: map[net.Conn]bool{}}
+	srv.ConnState = busy.note
 	for _, l := range listeners {
 		g.Go(func() error {
 			if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
@@ -70,12 +73,50 @@ func serveHTTP(ctx context.Context, g *errgroup.Group, listeners []net.Listener,
 		<-ctx.Done()
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
 		defer cancel()
-		if err := srv.Shutdown(last); err != nil {
-			if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
-				return srv.Close()
+		stopped := make(chan error, 1)
+		go func() { stopped <- srv.Shutdown(last) }()
+		tick := time.NewTicker(idleTick)
+		defer tick.Stop()
+		for {
+			select {
+			case err := <-stopped:
+				if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+					return srv.Close()
+				} else if err != nil {
+					return fmt.Errorf("stop listening: %w", err)
+				}
+				return nil
+			case <-tick.C:
+				// A connection of HTTP/2 would stay open for two seconds after its last answer.
+				if busy.none() {
+					return srv.Close()
+				}
 			}
-			return fmt.Errorf("stop listening: %w", err)
 		}
-		return nil
 	})
+}
+
+// idleTick is how long connections without requests have to tell their clients that they end.
+const idleTick = 50 * time.Millisecond
+
+// busy are the connections with requests under way.
+type busy struct {
+	mu    sync.Mutex // guards conns; a leaf
+	conns map[net.Conn]bool
+}
+
+func (b *busy) note(c net.Conn, s http.ConnState) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s == http.StateActive {
+		b.conns[c] = true
+	} else {
+		delete(b.conns, c)
+	}
+}
+
+func (b *busy) none() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.conns) == 0
 }

@@ -75,7 +75,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}()
 	for _, step := range []func(context.Context) error{s.openData, s.openLog, s.makeComponents, s.follow, s.own, s.listen} {
-		if err := step(ctx); err != nil {
+		if err := step(ctx); err != nil && ctx.Err() != nil {
+			s.Log.Info("stopped before it was up", zap.NamedError("during", err))
+			return nil
+		} else if err != nil {
 			return err
 		}
 	}
@@ -116,17 +119,22 @@ func (s *server) runs(component string) bool { return slices.Contains(s.Only, co
 // openData makes the data directory ours alone, reads the signing key and opens the database. A first start that
 // fails takes the directory away again: no key or database stays behind that nobody has ever used.
 func (s *server) openData(ctx context.Context) error {
-	_, err := os.Stat(s.cfg.DataDir)
-	isNew := errors.Is(err, os.ErrNotExist)
-	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(filepath.Clean(s.cfg.DataDir)), 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
+	}
+	made := os.Mkdir(s.cfg.DataDir, 0o700)
+	if made != nil && !errors.Is(made, os.ErrExist) {
+		return fmt.Errorf("make the data directory: %w", made)
 	}
 	unlock, err := sql.LockDir(s.cfg.DataDir)
 	if err != nil {
 		return err
 	}
 	s.undo = append(s.undo, unlock)
-	if isNew {
+	// Another process may have had the directory between our making and our locking it.
+	if there, err := os.ReadDir(s.cfg.DataDir); err != nil {
+		return fmt.Errorf("read the data directory: %w", err)
+	} else if made == nil && len(there) == 1 {
 		s.undo = append(s.undo, func() {
 			if !s.ready.Load() {
 				os.RemoveAll(s.cfg.DataDir)
