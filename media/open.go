@@ -103,6 +103,20 @@ func (s *Server) open(ctx context.Context, v storage.Media) (*File, error) {
 	return &File{ReadSeekCloser: body, Hash: v.Hash, Size: size, Type: v.Type, Name: v.Name}, nil
 }
 
+// here finds a file of another server that was fetched and may be given.
+func (s *Server) here(ctx context.Context, w Want) (storage.Media, bool) {
+	v, ok, err := s.row(ctx, w.Origin, w.ID)
+	if err != nil || !ok || v.QuarantinedBy != "" {
+		return v, false
+	}
+	f, err := s.open(ctx, v)
+	if err != nil {
+		return v, false
+	}
+	f.Close()
+	return v, true
+}
+
 // see notes the access, without anybody waiting for it.
 func (s *Server) see(v storage.Media) {
 	now := s.now().UnixMilli()
@@ -192,6 +206,9 @@ func (s *Server) fetch(ctx context.Context, w Want) (storage.Media, error) {
 		}()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTime)
 		defer cancel()
+		if v, ok := s.here(ctx, w); ok {
+			return v, nil // another download has ended since the caller looked
+		}
 		return s.download(ctx, w)
 	})
 	select {
