@@ -60,7 +60,7 @@ func (h *house) setPartial(room id.RoomID, partial bool) {
 //
 // spec: msc3902, c2s#room-upgrades
 func TestOnlyWhoIsInARoomWaitsForItsMembers(t *testing.T) {
-	const short, ample = 300 * time.Millisecond, 10 * time.Second
+	const short, ample = 300 * time.Millisecond, time.Minute
 	h := build(t, sqliteOf(t))
 	room := h.room(bob)
 	rooms := v3 + "/rooms/" + string(room)

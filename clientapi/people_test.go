@@ -333,7 +333,7 @@ func TestRoomsLearnOfAChangedProfile(t *testing.T) {
 
 func (h *house) eventually(what string, is func(storage.Tx) (bool, error)) {
 	h.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		var done bool
 		h.read(func(tx storage.Tx) (err error) {

@@ -221,7 +221,7 @@ func TestTyping(t *testing.T) {
 	stop := h.users.Typing().Watch(changes)
 	defer stop()
 	before := h.users.Typing().Serial()
-	h.want(alice, "PUT", at+alice, `{"typing":true,"timeout":200}`, 200, `{}`)
+	h.want(alice, "PUT", at+alice, `{"typing":true,"timeout":60000}`, 200, `{}`)
 	h.want(bob, "PUT", at+bob, `{"typing":true,"timeout":60000}`, 200, `{}`)
 	h.want(bob, "PUT", at+bob, `{"typing":true,"timeout":60000}`, 200, `{}`)
 	if got := h.users.Typing().In(room); !slices.Equal(got, []id.UserID{alice, bob}) {
@@ -230,7 +230,8 @@ func TestTyping(t *testing.T) {
 	if !h.users.Typing().ChangedIn(room, before) || h.users.Typing().ChangedIn(room, h.users.Typing().Serial()) {
 		t.Error("what changed since is not told rightly")
 	}
-	for deadline := time.Now().Add(10 * time.Second); len(h.users.Typing().In(room)) != 1; time.Sleep(5 * time.Millisecond) {
+	h.want(alice, "PUT", at+alice, `{"typing":true,"timeout":1}`, 200, `{}`)
+	for deadline := time.Now().Add(time.Minute); len(h.users.Typing().In(room)) != 1; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("alice never stopped typing")
 		}

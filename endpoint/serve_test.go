@@ -512,12 +512,11 @@ func TestRawHandlers(t *testing.T) {
 
 func TestTimeLimitSparesLongPolls(t *testing.T) {
 	wait := Handle(func(ctx context.Context, _ *nothing) (*nothing, error) {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(80 * time.Millisecond):
+		if _, limited := ctx.Deadline(); !limited {
 			return nil, nil
 		}
+		<-ctx.Done()
+		return nil, ctx.Err()
 	})
 	api := API{Timeout: 5 * time.Millisecond, Routes: []Route{row("GET", "/work", None, wait), row("GET", "/poll", None, wait, LongPoll())}}
 	if code, body, _ := ask(t, api, "GET", "/work", ""); code != 504 || !strings.Contains(body, "M_UNKNOWN") {
@@ -547,7 +546,7 @@ func TestSlowBodyIsCutOff(t *testing.T) {
 			t.Errorf("%d", resp.StatusCode)
 		}
 	}
-	if time.Since(start) > 5*time.Second {
+	if time.Since(start) > time.Minute {
 		t.Errorf("held for %v", time.Since(start))
 	}
 }

@@ -120,7 +120,7 @@ func TestChainsOfPowerLevelChangesAreResolvedInBoundedTime(t *testing.T) {
 				}
 				took := time.Since(began)
 				t.Logf("%d changes in a fork of %d took %v", changes, changes, took)
-				if took > 20*time.Second { // an algorithm that tries all paths between them would not end
+				if took > 2*time.Minute { // an algorithm that tries all paths between them would not end
 					t.Errorf("%d changes took %v", changes, took)
 				}
 				// On top of both ends: a last change by bob settles it.

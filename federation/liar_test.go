@@ -208,8 +208,10 @@ func TestSlowBodiesHoldUpNobody(t *testing.T) {
 		})
 		longest, count := stop()
 		t.Logf("%d messages meanwhile, the slowest took %v", count, longest)
-		if longest > 10*time.Second {
-			t.Errorf("a message took %v", longest)
+		select {
+		case <-sent:
+			t.Error("the slow answer has ended: the messages may have waited for it")
+		default:
 		}
 		close(end)
 		<-sent

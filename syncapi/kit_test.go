@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"chancery"
 	"chancery/clientapi"
@@ -234,6 +235,22 @@ func (s *server) leave(who, room string) {
 func (s *server) invite(who, room, whom string) {
 	s.t.Helper()
 	s.ok(who, "POST", at(room, "invite"), object{"user_id": whom})
+}
+
+// longPoll is a timeout of /sync, in milliseconds, that no test waits for; woken is by when a poll must have been woken.
+const (
+	longPoll = "240000"
+	woken    = 2 * time.Minute
+)
+
+// waiting waits until so many syncs are under way.
+func (s *server) waiting(polls int) {
+	s.t.Helper()
+	for deadline := time.Now().Add(woken); s.sync.Polls() < polls; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatal("nobody syncs")
+		}
+	}
 }
 
 // synced is an answer of /sync.

@@ -16,19 +16,19 @@ func TestKeyCountsAreInEveryAnswer(t *testing.T) {
 		}
 		s.ok(bob, "POST", v3+"/keys/upload", object{"one_time_keys": object{"signed_curve25519:AAA": key("a"), "signed_curve25519:BBB": key("b")},
 			"fallback_keys": object{"signed_curve25519:FFF": object{"key": "f", "fallback": true, "signatures": object{}}}})
-		a := s.get(bob, since, "timeout", "20000")
+		a := s.get(bob, since, "timeout", longPoll)
 		if a.Get("device_one_time_keys_count.signed_curve25519").Int() != 2 || a.Get("device_unused_fallback_key_types.0").Str != "signed_curve25519" {
 			s.t.Errorf("after the upload: %s", a.Raw)
 		}
 		got := make(chan answer, 1)
 		began := time.Now()
 		go func() {
-			v, _ := s.tryAsk(bob, "GET", syncPath(a.next(), "timeout", "20000", "filter", `{"presence":{"types":[]}}`), nil)
+			v, _ := s.tryAsk(bob, "GET", syncPath(a.next(), "timeout", longPoll, "filter", `{"presence":{"types":[]}}`), nil)
 			got <- v
 		}()
 		s.ok(alice, "POST", v3+"/keys/claim", object{"one_time_keys": object{bob: object{"DEVICE": "signed_curve25519"}}})
 		b := synced{<-got}
-		if b.Get("device_one_time_keys_count.signed_curve25519").Int() != 1 || time.Since(began) > 10*time.Second {
+		if b.Get("device_one_time_keys_count.signed_curve25519").Int() != 1 || time.Since(began) > woken {
 			s.t.Errorf("after the claim: %s", b.Raw)
 		}
 		if c := s.get(bob, b.next()); c.Get("device_one_time_keys_count.signed_curve25519").Int() != 1 {
@@ -132,7 +132,7 @@ func TestInviteWakesAndStopAnswers(t *testing.T) {
 		since := s.get(carol, s.get(carol, "").next()).next()
 		got := make(chan answer, 1)
 		poll := func(since string) {
-			v, err := s.tryAsk(carol, "GET", syncPath(since, "timeout", "25000"), nil)
+			v, err := s.tryAsk(carol, "GET", syncPath(since, "timeout", longPoll), nil)
 			if err != nil {
 				s.t.Error(err)
 			}
@@ -140,16 +140,17 @@ func TestInviteWakesAndStopAnswers(t *testing.T) {
 		}
 		began := time.Now()
 		go poll(since)
-		time.Sleep(100 * time.Millisecond)
+		s.waiting(1)
 		s.invite(alice, room, carol)
 		a := synced{<-got}
-		if !a.room("invite", room).Exists() || time.Since(began) > 10*time.Second {
+		if !a.room("invite", room).Exists() || time.Since(began) > woken {
 			s.t.Fatalf("the invite: %s", a.Raw)
 		}
+		began = time.Now()
 		go poll(a.next())
-		time.Sleep(100 * time.Millisecond)
+		s.waiting(1)
 		s.stop()
-		if b := (synced{<-got}); b.next() == "" || time.Since(began) > 15*time.Second {
+		if b := (synced{<-got}); b.next() == "" || time.Since(began) > woken {
 			s.t.Errorf("a poll that is stopped answers %s", b.Raw)
 		}
 	})

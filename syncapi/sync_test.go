@@ -101,19 +101,19 @@ func TestLongPollEndsWithTheFirstNews(t *testing.T) {
 		began := time.Now()
 		got := make(chan answer)
 		go func() {
-			a, _ := s.tryAsk(bob, "GET", syncPath(since, "timeout", "20000"), nil)
+			a, _ := s.tryAsk(bob, "GET", syncPath(since, "timeout", longPoll), nil)
 			got <- a
 		}()
-		time.Sleep(150 * time.Millisecond)
+		s.waiting(1)
 		s.say(alice, room, "wake up")
 		a := synced{<-got}
 		same(s.t, "news", a.bodies("join", room), []string{"wake up"})
-		if d := time.Since(began); d > 5*time.Second {
+		if d := time.Since(began); d > woken {
 			s.t.Errorf("it took %s", d)
 		}
 		began = time.Now()
 		empty := s.get(bob, a.next(), "timeout", "300")
-		if d := time.Since(began); d < 250*time.Millisecond || d > 5*time.Second || empty.Get("rooms").Exists() {
+		if d := time.Since(began); d < 250*time.Millisecond || d > woken || empty.Get("rooms").Exists() {
 			s.t.Errorf("nothing happened for %s: %s", d, empty.Raw)
 		}
 	})

@@ -63,7 +63,7 @@ func TestProcessesTellEachOtherWhoIsThere(t *testing.T) {
 	if err := here.SetPresence("@a:test", "online", nil); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for _, s := range []*users.Server{here, there} {
 		for {

@@ -111,8 +111,8 @@ func TestServeUntilToldToStop(t *testing.T) {
 		if code != exitDone {
 			t.Fatalf("exit %d: %s", code, errs.String())
 		}
-	case <-time.After(5 * time.Second):
-		t.Fatal("it did not stop within 5 s")
+	case <-time.After(time.Minute):
+		t.Fatal("it does not stop")
 	}
 	for _, line := range strings.Split(strings.TrimSpace(errs.String()), "\n") {
 		if !json.Valid([]byte(line)) {
@@ -277,10 +277,16 @@ func TestLowPasswordCostIsWarnedOf(t *testing.T) {
 	cfg.Passwords.Cost = "low"
 	cfg.Client.Listen = []string{"127.0.0.1:0"}
 	cfg.DataDir = t.TempDir()
-	var out, errs bytes.Buffer
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	var errs bytes.Buffer
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if err := runServer(ctx, cfg, []string{"clientapi"}, newLog(cfg.Log, &errs), configFlags{}, terminal{out: &out, err: &errs}); err != nil {
+	up, down := io.Pipe()
+	go func() {
+		up.Read(make([]byte, 1)) // it tells that it is up
+		cancel()
+		io.Copy(io.Discard, up)
+	}()
+	if err := runServer(ctx, cfg, []string{"clientapi"}, newLog(cfg.Log, &errs), configFlags{}, terminal{out: down, err: &errs}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(errs.String(), "passwords.cost") {
@@ -300,13 +306,12 @@ func freeAddress(t *testing.T) string {
 
 func poll(t *testing.T, url string) int {
 	t.Helper()
-	for range 200 {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		resp, err := http.Get(url)
 		if err == nil {
 			resp.Body.Close()
 			return resp.StatusCode
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatalf("%s does not answer", url)
 	return 0

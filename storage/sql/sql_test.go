@@ -513,14 +513,10 @@ func TestCancelledCallersLeaveAndTheWriteGoesOn(t *testing.T) {
 	each(t, func(t *testing.T, db *sql.DB) {
 		release := hold(db)
 		ctx, cancel := context.WithCancel(context.Background())
-		left := make(chan error)
-		go func() {
-			left <- db.Write(ctx, nil, func(tx *sql.Tx) error { insert(tx, 1); return nil })
-		}()
-		time.Sleep(50 * time.Millisecond)
+		one := db.Submit(nil, func(tx *sql.Tx) error { insert(tx, 1); return nil }, nil)
 		other := db.Submit(nil, func(tx *sql.Tx) error { insert(tx, 2); return nil }, nil)
 		cancel()
-		if err := <-left; !errors.Is(err, context.Canceled) {
+		if err := one.Wait(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("the cancelled caller got %v", err)
 		}
 		release()

@@ -329,7 +329,7 @@ func (w *world) settle() {
 }
 
 // settleTime is what servers have to agree after the weather has cleared.
-const settleTime = 20 * time.Second
+const settleTime = 2 * time.Minute
 
 // row is an event as a server keeps it.
 type row struct {

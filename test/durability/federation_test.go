@@ -16,7 +16,7 @@ import (
 // toDevice collects the messages of one type to a device, over as many syncs as it takes.
 func toDevice(t *testing.T, u *homeserver.User, since, kind string, want int) (bodies []string) {
 	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); len(bodies) < want && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(2 * time.Minute); len(bodies) < want && time.Now().Before(deadline); {
 		a, err := u.Try(t.Context(), "GET", homeserver.SyncPath(since, 1000), nil)
 		if err != nil || a.Status != http.StatusOK {
 			t.Fatalf("sync: %s %v", a, err)

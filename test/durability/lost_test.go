@@ -115,9 +115,9 @@ func TestOtherServersHaveWhatARestoreLost(t *testing.T) {
 // eventually waits for what another server or a goroutine brings about.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !is(); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !is(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("after a minute it is not so that %s", what)
+			t.Fatalf("after two minutes it is not so that %s", what)
 		}
 	}
 }

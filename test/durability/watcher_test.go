@@ -86,7 +86,7 @@ func (w *watcher) once(ctx context.Context, timeout int) bool {
 // sawAll waits until each of these bodies was told, and checks that each was told once.
 func (w *watcher) sawAll(bodies []string) {
 	w.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		w.mu.Lock()
 		missing := slices.DeleteFunc(slices.Clone(bodies), func(b string) bool { return w.bodies[b] > 0 })
 		w.mu.Unlock()

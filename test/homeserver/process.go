@@ -74,7 +74,7 @@ func (s *Server) startProcess() error {
 		return err
 	}
 	s.process, s.ended = cmd.Process, ended
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(3 * time.Millisecond) {
+	for deadline := time.Now().Add(startTime); ; time.Sleep(3 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			s.process = nil
@@ -86,7 +86,7 @@ func (s *Server) startProcess() error {
 		}
 		if time.Now().After(deadline) {
 			s.Kill()
-			return errors.New("the server was not ready after 30 s")
+			return fmt.Errorf("the server was not ready after %v", startTime)
 		}
 	}
 }
@@ -149,7 +149,7 @@ func (s *Server) endProcess(signal os.Signal) {
 		if err != nil && signal == terminate {
 			s.t.Errorf("%s ended: %v", s.Name, err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(endTime):
 		process.Kill()
 		s.t.Fatalf("%s does not stop", s.Name)
 	}

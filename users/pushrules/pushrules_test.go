@@ -267,7 +267,7 @@ func TestPatterns(t *testing.T) {
 func TestHostilePatternsEnd(t *testing.T) {
 	start := time.Now()
 	matchWords(strings.Repeat("a*", maxPattern/2)+"b", strings.Repeat("a ", 32<<10))
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("it took %s", took)
 	}
 }
