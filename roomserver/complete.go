@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -288,9 +289,6 @@ func (r *room) correct(users []string, t *truth) error {
 	for i, u := range users {
 		keys[i] = Key{"m.room.member", u}
 	}
-	if err := r.learnSlots("m.room.member", users); err != nil {
-		return err
-	}
 	known, err := r.stateAt(state.Root(r.row.Root), keys)
 	if err != nil {
 		return err
@@ -440,6 +438,9 @@ func (r *room) rootOfTruth(t *truth) (state.Root, error) {
 
 // withKeys changes a state; what is 0 is taken out of it.
 func (r *room) withKeys(root state.Root, changes map[Key]int64) (state.Root, error) {
+	if err := r.learnSlots(slices.Collect(maps.Keys(changes))...); err != nil {
+		return 0, err
+	}
 	of := make(map[int64]int64, len(changes))
 	for key, nid := range changes {
 		slot, isNew, err := r.takeSlot(key)

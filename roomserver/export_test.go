@@ -81,7 +81,7 @@ func (s *Server) Branch(ctx context.Context, roomID id.RoomID, from id.EventID, 
 // Merge resolves a state with the room's current one, and says how long that took and how many events were in conflict.
 // begin is called when the room is in memory.
 func (s *Server) Merge(ctx context.Context, roomID id.RoomID, with state.Root, begin func()) (conflicted int, err error) {
-	err = s.aside(ctx, roomID, func(r *room) error {
+	err = s.in(ctx, roomID, func(r *room) error {
 		begin()
 		_, err := r.resolveAnew([]state.Root{state.Root(r.row.Root), with}, func(_ []int64, sets [][]int64) {
 			for _, set := range sets {

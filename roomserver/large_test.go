@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -71,13 +73,15 @@ func resolveConflict(b *testing.B, s *roomserver.Server, room id.RoomID, last id
 			b.ReportAllocs()
 			o := s.Options
 			o.Log, o.Reader = zap.NewNop(), roomserver.NewReader(256<<20)
+			s := roomserver.New(o)
 			var cpu time.Duration
 			run := func() {
 				if cold {
 					o.Reader = roomserver.NewReader(256 << 20)
+					s = roomserver.New(o)
 				}
 				var at time.Duration
-				got, err := roomserver.New(o).Merge(context.Background(), room, root, func() {
+				got, err := s.Merge(context.Background(), room, root, func() {
 					at = cpuTime()
 					b.StartTimer()
 				})
@@ -223,4 +227,56 @@ func TestBytesOfAMembershipChange(t *testing.T) {
 			}
 		}
 	})
+}
+
+// How often a resolution asks storage does not grow with the conflict: what it reads, it reads of all events at once. A
+// room that has just resolved the same asks for what is in no cache: events that were not accepted, and which events
+// stand between others.
+func TestAResolutionReadsSets(t *testing.T) {
+	for _, version := range []string{"11", "12"} {
+		t.Run(version, func(t *testing.T) {
+			sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) {
+				few, again := readsOfResolution(t, fresh(), version, 20)
+				many, manyAgain := readsOfResolution(t, fresh(), version, 200)
+				t.Logf("20 in conflict: %d and again %d, 200: %d and again %d", few, again, many, manyAgain)
+				if many > few+2 || many > 30 {
+					t.Errorf("20 events in conflict ask %d times, 200 ask %d times", few, many)
+				}
+				if manyAgain > 4 {
+					t.Errorf("to resolve the same once more asks %d times", manyAgain)
+				}
+			})
+		})
+	}
+}
+
+var fromTable = regexp.MustCompile(`FROM (events|event_auth|event_places|chain_links|state_slots|state_nodes)\b`)
+
+// readsOfResolution counts what a resolution asks of storage in a room that was just read, and once more.
+func readsOfResolution(t *testing.T, o sql.Options, version string, conflicted int) (first, second int64) {
+	var asked atomic.Int64
+	o.Trace = func(statement string) {
+		if fromTable.MatchString(statement) {
+			asked.Add(1)
+		}
+	}
+	s := engine(t, o)
+	room := largeRoom(t, s, version, 100)
+	last := tip(t, s, room)
+	if err := s.Grow(t.Context(), room, profiles(room, 0, conflicted/2, "ours")); err != nil {
+		t.Fatal(err)
+	}
+	root, err := s.Branch(t.Context(), room, last, profiles(room, 0, conflicted/2, "theirs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = again(t, s)
+	for _, count := range []*int64{&first, &second} {
+		got, err := s.Merge(t.Context(), room, root, func() { asked.Store(0) })
+		if err != nil || got != conflicted {
+			t.Fatalf("%d events were in conflict, want %d: %v", got, conflicted, err)
+		}
+		*count = asked.Load()
+	}
+	return first, second
 }

@@ -157,15 +157,13 @@ func (r *room) addOutlier(ev *event.Event, known map[id.EventID]*Stored, b *batc
 
 // stand gives events of a state their slots and their rows among the members.
 func (r *room) stand(list []*Stored, b *batch) error {
-	keys := map[string][]string{}
-	for _, s := range list {
+	keys := make([]Key, len(list))
+	for i, s := range list {
 		key, _ := s.StateKey()
-		keys[s.Type()] = append(keys[s.Type()], key)
+		keys[i] = Key{s.Type(), key}
 	}
-	for typ, of := range keys {
-		if err := r.learnSlots(typ, of); err != nil {
-			return err
-		}
+	if err := r.learnSlots(keys...); err != nil {
+		return err
 	}
 	for _, s := range list {
 		key, isState := s.StateKey()
@@ -219,17 +217,15 @@ func authOrder(ids []id.EventID, byID map[id.EventID]*event.Event) []*event.Even
 // rootOf makes the state that consists of some stored events. Those that were rejected are no part of it.
 func (r *room) rootOf(list []*event.Event) (state.Root, error) {
 	ids := make([]id.EventID, len(list))
-	byType := map[string][]string{}
+	keys := make([]Key, 0, len(list))
 	for i, ev := range list {
 		ids[i] = ev.ID()
 		if key, ok := ev.StateKey(); ok {
-			byType[ev.Type()] = append(byType[ev.Type()], key)
+			keys = append(keys, Key{ev.Type(), key})
 		}
 	}
-	for typ, keys := range byType {
-		if err := r.learnSlots(typ, keys); err != nil {
-			return 0, err
-		}
+	if err := r.learnSlots(keys...); err != nil {
+		return 0, err
 	}
 	found, err := r.eventsByID(ids)
 	if err != nil {
@@ -317,17 +313,15 @@ func (r *room) rootOfPieces(pieces []piece) (state.Root, error) {
 	if err != nil {
 		return 0, err
 	}
-	byType := map[string][]string{}
-	for _, p := range pieces {
-		byType[p.Type] = append(byType[p.Type], p.StateKey)
+	keys := make([]Key, len(pieces))
+	for i, p := range pieces {
+		keys[i] = p.Key
 		if p.Type == "m.room.create" && p.StateKey == "" && p.nid != create {
 			return 0, chancery.Errorf(502, chancery.CodeUnknown, "the state has another create event than the room")
 		}
 	}
-	for typ, keys := range byType {
-		if err := r.learnSlots(typ, keys); err != nil {
-			return 0, err
-		}
+	if err := r.learnSlots(keys...); err != nil {
+		return 0, err
 	}
 	changes := make(map[int64]int64, len(pieces))
 	for _, p := range pieces {

@@ -35,6 +35,7 @@ func (s *Stored) isJudged() bool {
 // Events and state nodes never change and are cached; a redaction drops the event (Forget).
 type Reader struct {
 	events *recent[int64, *Stored]
+	auths  *recent[int64, []int64] // the numbers of auth events
 	nodes  *state.Cache
 
 	summaries summaries
@@ -44,7 +45,8 @@ type Reader struct {
 // NewReader makes a reader whose caches hold about the given bytes.
 func NewReader(cacheBytes int) *Reader {
 	return &Reader{
-		events:   newRecent[int64, *Stored](cacheBytes * 5 / 8),
+		events:   newRecent[int64, *Stored](cacheBytes / 2),
+		auths:    newRecent[int64, []int64](cacheBytes / 8),
 		nodes:    state.NewCache(cacheBytes / 4),
 		previews: newRecent[int64, previewAt](cacheBytes / 8),
 	}
@@ -125,6 +127,24 @@ func (rd *Reader) ByNumber(tx storage.Tx, room storage.Room, nids []int64) (map[
 	}
 	return out, nil
 }
+
+// readAuth reads the numbers of the auth events of state events.
+func (rd *Reader) readAuth(tx storage.Tx, nids []int64) (map[int64][]int64, error) {
+	edges, err := tx.AuthEdges(nids)
+	if err != nil {
+		return nil, fmt.Errorf("read auth events: %w", err)
+	}
+	out := make(map[int64][]int64, len(nids))
+	for _, e := range edges {
+		out[e.Event] = append(out[e.Event], e.Auth)
+	}
+	for _, n := range nids {
+		rd.keepAuth(n, out[n])
+	}
+	return out, nil
+}
+
+func (rd *Reader) keepAuth(nid int64, auth []int64) { rd.auths.put(nid, auth, 100+8*len(auth)) }
 
 // ByID reads events by ID that belong to the room.
 func (rd *Reader) ByID(tx storage.Tx, room storage.Room, ids []id.EventID) (map[id.EventID]*Stored, error) {

@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"chancery/roomserver/auth"
@@ -70,6 +71,9 @@ func (r *room) resolveAnew(roots []state.Root, told func(slots []int64, sets [][
 	if err != nil {
 		return 0, fmt.Errorf("resolve %d states of %s: %w", len(roots), r.id, err)
 	}
+	if err := r.learnSlots(stateKeys(slices.Collect(maps.Keys(result)))...); err != nil {
+		return 0, err
+	}
 	changes := make(map[int64]int64, len(result))
 	for k, nid := range result {
 		// The resolution may name a key that none of the states has.
@@ -137,9 +141,13 @@ func (r *room) createNumber(root state.Root) (int64, error) {
 
 // agreed looks up keys in the part of the state that is not conflicted.
 func (r *room) agreed(root state.Root, conflicting []int64, keys []auth.Key) ([]int64, error) {
+	wanted := stateKeys(keys)
+	if err := r.learnSlots(wanted...); err != nil {
+		return nil, err
+	}
 	slots := make([]int64, len(keys))
-	for i, k := range keys {
-		slot, err := r.slot(Key{k.Type, k.StateKey})
+	for i, k := range wanted {
+		slot, err := r.slot(k)
 		if err != nil {
 			return nil, err
 		}
@@ -150,6 +158,14 @@ func (r *room) agreed(root state.Root, conflicting []int64, keys []auth.Key) ([]
 	}
 	nids, err := r.array.Get(root, slots...)
 	return nids, err
+}
+
+func stateKeys(list []auth.Key) []Key {
+	keys := make([]Key, len(list))
+	for i, k := range list {
+		keys[i] = Key(k)
+	}
+	return keys
 }
 
 // knownEvents reads events with the numbers of their auth events.
@@ -163,16 +179,16 @@ func (r *room) knownEvents(nids []int64) (map[int64]state.Known, error) {
 	for _, n := range nids {
 		if list, ok := r.pendingAuth[n]; ok {
 			auths[n] = list
+		} else if list, ok := r.s.Reader.auths.get(n); ok {
+			auths[n] = list
 		} else {
 			stored = append(stored, n)
 		}
 	}
 	if len(stored) > 0 {
 		err := r.read(func(tx storage.Tx) error {
-			edges, err := tx.AuthEdges(stored)
-			for _, e := range edges {
-				auths[e.Event] = append(auths[e.Event], e.Auth)
-			}
+			of, err := r.s.Reader.readAuth(tx, stored)
+			maps.Copy(auths, of)
 			return err
 		})
 		if err != nil {

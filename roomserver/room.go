@@ -216,7 +216,10 @@ func (r *room) settle() {
 				r.owners = nil // they were read before these members were there
 			}
 			delete(r.pending, add.NID)
-			delete(r.pendingAuth, add.NID)
+			if auth, ok := r.pendingAuth[add.NID]; ok {
+				r.s.Reader.keepAuth(add.NID, auth)
+				delete(r.pendingAuth, add.NID)
+			}
 			delete(r.beneath, add.NID)
 			delete(r.pendingID, add.ID())
 			if add.Placed && add.Status == storage.Accepted {
@@ -247,35 +250,38 @@ func (r *room) slot(k Key) (int64, error) {
 	if n, ok := r.slots[k]; ok {
 		return n, nil
 	}
-	if err := r.learnSlots(k.Type, []string{k.StateKey}); err != nil {
+	if err := r.learnSlots(k); err != nil {
 		return noSlot, err
 	}
 	return r.slots[k], nil
 }
 
-// learnSlots reads slots of one type in one query; what is not there is remembered as absent.
-func (r *room) learnSlots(typ string, keys []string) error {
-	var unknown []string
+// learnSlots reads slots, in one query for each type; what is not there is remembered as absent.
+func (r *room) learnSlots(keys ...Key) error {
+	unknown, count := map[string][]string{}, 0
 	for _, k := range keys {
-		if _, ok := r.slots[Key{typ, k}]; !ok {
-			unknown = append(unknown, k)
+		if _, ok := r.slots[k]; !ok {
+			unknown[k.Type] = append(unknown[k.Type], k.StateKey)
+			count++
 		}
 	}
-	if len(unknown) == 0 {
+	if count == 0 {
 		return nil
 	}
 	return r.read(func(tx storage.Tx) error {
-		found, err := tx.SlotsByKey(r.row.NID, typ, unknown)
-		if err != nil {
-			return err
-		}
-		r.forgetAbsent(len(unknown))
-		for _, k := range unknown {
-			r.slots[Key{typ, k}] = noSlot
-		}
-		for _, s := range found {
-			r.slots[Key{s.Type, s.StateKey}] = s.Slot
-			r.keys[s.Slot] = Key{s.Type, s.StateKey}
+		r.forgetAbsent(count)
+		for typ, of := range unknown {
+			found, err := tx.SlotsByKey(r.row.NID, typ, of)
+			if err != nil {
+				return err
+			}
+			for _, k := range of {
+				r.slots[Key{typ, k}] = noSlot
+			}
+			for _, s := range found {
+				r.slots[Key{s.Type, s.StateKey}] = s.Slot
+				r.keys[s.Slot] = Key{s.Type, s.StateKey}
+			}
 		}
 		return nil
 	})
@@ -395,6 +401,9 @@ search:
 
 // stateAt reads pieces of a state; those that are absent are left out.
 func (r *room) stateAt(root state.Root, keys []Key) (map[Key]*Stored, error) {
+	if err := r.learnSlots(keys...); err != nil {
+		return nil, err
+	}
 	slots := make([]int64, 0, len(keys))
 	have := make([]Key, 0, len(keys))
 	for _, k := range keys {

@@ -59,6 +59,7 @@ type Cover struct {
 	out     map[int64][]Link // by chain: all links that leave it, by their index
 	length  map[int64]int64
 	kept    int
+	vouched []int64 // agreed events that have shown of others that they are in all states
 	unsaved map[int64]NewPlace
 	made    []NewPlace
 	budget  int // what is left for the question being answered
@@ -87,7 +88,7 @@ func (c *Cover) Stored(places []NewPlace) {
 
 // Drop forgets what is not stored, after a commit failed.
 func (c *Cover) Drop() {
-	c.unsaved, c.made = make(map[int64]NewPlace), nil
+	c.unsaved, c.made, c.vouched = make(map[int64]NewPlace), nil, nil
 	c.forget()
 }
 

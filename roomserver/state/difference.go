@@ -65,26 +65,81 @@ func (c *Cover) authDifference(sets [][]int64, agreed func([]int64) ([]bool, err
 	return slices.Sorted(maps.Values(left)), nil
 }
 
-// withoutAgreed takes from events those that are in the auth chain of an agreed event.
+// withoutAgreed takes from events those that are in the auth chain of an agreed event. Those that showed it the last
+// time are asked first: the states of one room agree on nearly the same from one resolution to the next.
 func (c *Cover) withoutAgreed(left map[Place]int64, agreed func([]int64) ([]bool, error)) error {
-	for len(left) > 0 {
-		found, err := c.agreedBelow(left, agreed)
-		if err != nil || len(found) == 0 {
+	found, err := only(c.vouched, agreed)
+	if err != nil {
+		return err
+	}
+	for {
+		if len(found) > 0 {
+			// Those found below cover at least one of the events left, often all.
+			r, err := c.reach(found)
+			if err != nil {
+				return err
+			}
+			maps.DeleteFunc(left, func(p Place, _ int64) bool { return r.has(p) })
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		if found, err = c.agreedBelow(left, agreed); err != nil || len(found) == 0 {
 			return err
 		}
-		// Those found cover at least one of the events left, often all.
-		r, err := c.reach(found)
+		if err := c.vouch(found, left); err != nil {
+			return err
+		}
+	}
+}
+
+// maxVouched is how many agreed events are remembered for the next question.
+const maxVouched = 16
+
+// vouch remembers of agreed events some that together show what all of them show, the latest last.
+func (c *Cover) vouch(found []int64, left map[Place]int64) error {
+	shown := make(map[Place]bool, len(left))
+	for _, nid := range found {
+		r, err := c.reach([]int64{nid})
 		if err != nil {
 			return err
 		}
-		maps.DeleteFunc(left, func(p Place, _ int64) bool { return r.has(p) })
+		more := false
+		for p := range left {
+			if r.has(p) && !shown[p] {
+				shown[p], more = true, true
+			}
+		}
+		if more {
+			c.vouched = append(c.vouched, nid)
+		}
+		if len(shown) == len(left) || more && len(c.vouched) >= 2*maxVouched {
+			break
+		}
 	}
+	c.vouched = slices.Delete(c.vouched, 0, max(0, len(c.vouched)-maxVouched))
 	return nil
 }
 
-// firstLook is how many links are looked at before all are: where an event has very many
-// descendants, the first few tell.
-const firstLook = 256
+func only(nids []int64, is func([]int64) ([]bool, error)) (those []int64, err error) {
+	if len(nids) == 0 {
+		return nil, nil
+	}
+	yes, err := is(nids)
+	if err != nil {
+		return nil, err
+	}
+	for i, nid := range nids {
+		if yes[i] {
+			those = append(those, nid)
+		}
+	}
+	return those, nil
+}
+
+// firstLook is how many links are looked at before more of them are: where an event has very many descendants, the
+// first few tell.
+const firstLook = 16
 
 // agreedBelow walks down from events to what has them in its auth chain, and stops at the
 // first step that meets agreed events.
@@ -121,32 +176,8 @@ func (c *Cover) agreedBelow(events map[Place]int64, agreed func([]int64) ([]bool
 				nids = append(nids, nid)
 			}
 		}
-		if len(nids) == 0 {
-			return nil, nil
-		}
 		slices.Sort(nids)
-		is, err := agreed(nids)
-		if err != nil {
-			return nil, err
-		}
-		var found []int64
-		for i, nid := range nids {
-			if is[i] {
-				found = append(found, nid)
-			}
-		}
-		return found, nil
-	}
-	// A link's chain is a descendant from the link on; it is walked further from the lowest
-	// such index.
-	enter := func(links []Link) {
-		news = news[:0]
-		for _, l := range links {
-			if at, ok := low[l.From.Chain]; !ok || l.From.Index < at {
-				low[l.From.Chain] = l.From.Index
-				news = append(news, l.From)
-			}
-		}
+		return only(nids, agreed)
 	}
 	for {
 		if found, err := look(); err != nil || len(found) > 0 {
@@ -155,26 +186,32 @@ func (c *Cover) agreedBelow(events map[Place]int64, agreed func([]int64) ([]bool
 		if len(from) == 0 {
 			return nil, nil
 		}
-		links, more, err := c.linksTo(from, firstLook)
-		if err != nil {
-			return nil, err
-		}
-		enter(links)
-		next := slices.Clone(news)
-		if more {
+		// A link's chain is a descendant from the link on; it is walked further from the lowest such index.
+		var next []Span
+		for limit, more := firstLook, true; more; limit *= 16 {
+			var links []Link
+			var err error
+			if links, more, err = c.linksTo(from, min(limit, c.budget+1)); err != nil {
+				return nil, err
+			}
+			news = news[:0]
+			for _, l := range links {
+				if at, ok := low[l.From.Chain]; !ok || l.From.Index < at {
+					low[l.From.Chain] = l.From.Index
+					news = append(news, l.From)
+				}
+			}
+			for _, p := range news {
+				next = append(next, toEnd(p))
+			}
+			if !more {
+				break
+			}
 			if found, err := look(); err != nil || len(found) > 0 {
 				return found, err
 			}
-			if links, _, err = c.linksTo(from, c.budget+1); err != nil {
-				return nil, err
-			}
-			enter(links)
-			next = append(next, news...)
 		}
-		from = from[:0]
-		for _, p := range next {
-			from = append(from, toEnd(p))
-		}
+		from = next
 	}
 }
 
