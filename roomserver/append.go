@@ -521,7 +521,7 @@ func (r *room) commit(all *additions, write func(storage.Tx) error, keys ...stri
 		r.broken.CompareAndSwap(nil, &err)
 	})
 	c, named, nid := &committed{done: make(chan struct{})}, r.named(all), r.row.NID
-	r.waits = append(r.waits, c)
+	r.waits, r.last = append(r.waits, c), c
 	go func() {
 		defer close(c.done)
 		defer r.inFlight.Add(-1)

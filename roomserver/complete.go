@@ -147,6 +147,7 @@ func (s *Server) gather(ctx context.Context, f *rest) (*truth, error) {
 			t.members[row.StateKey] = row.NID
 		}
 	}
+	rows = notRejected(rows)
 	slices.SortFunc(rows, func(a, b storage.StateRow) int { return int(a.NID - b.NID) }) // who names two of a key has no say
 	for _, row := range rows {
 		put(row)
@@ -157,7 +158,7 @@ func (s *Server) gather(ctx context.Context, f *rest) (*truth, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, row := range after {
+		for _, row := range notRejected(after) {
 			put(row)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -566,4 +567,59 @@ func TestRedactedMemberKeepsNoName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Two servers bring the same at the same time: neither has its answer before it is stored.
+func TestWhatComesTwiceAtOnceIsStoredWhenEitherIsAnswered(t *testing.T) {
+	sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) {
+		s, b := beside(t, fresh())
+		room := newRoom(t, s, "12")
+		join := b.join(t, s, room)
+		auths := authIDs(t, s, "12", room, join.ID())
+		said := b.message(t, "12", room, []id.EventID{join.ID()}, auths, "said")
+		aside := b.message(t, "12", room, []id.EventID{said.ID()}, auths, "aside")
+		for ev, take := range map[*event.Event]func(context.Context, id.RoomID, *event.Event) error{
+			said:  s.ReceiveFor,
+			aside: func(ctx context.Context, room id.RoomID, ev *event.Event) error { return s.Outside(ctx, room, ev) },
+		} {
+			held, open := make(chan struct{}), make(chan struct{})
+			var all sync.WaitGroup
+			all.Go(func() { // nothing is committed while this is
+				var once sync.Once // it may run again
+				if err := s.DB.Write(t.Context(), []string{"held"}, func(storage.Tx) error {
+					once.Do(func() { close(held); <-open })
+					return nil
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+			<-held
+			answered := make(chan struct{}, 2)
+			for range 2 {
+				all.Go(func() {
+					if err := take(t.Context(), room, ev); err != nil {
+						t.Error(err)
+					}
+					isStored := false
+					if err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
+						found, err := tx.EventNumbers([]string{string(ev.ID())})
+						isStored = len(found) == 1
+						return err
+					}); err != nil {
+						t.Error(err)
+					}
+					if !isStored {
+						t.Errorf("%s is answered and not stored", ev.Content())
+					}
+					answered <- struct{}{}
+				})
+			}
+			select {
+			case <-answered:
+			case <-time.After(200 * time.Millisecond): // both wait, as they should
+			}
+			close(open)
+			all.Wait()
+		}
+	})
 }

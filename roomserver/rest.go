@@ -147,7 +147,7 @@ func (f *rest) fetch(ctx context.Context, g *given, try int) error {
 	}
 	switch {
 	case len(missing) == 0:
-	case try < restPatience || restLack*len(missing) > len(f.wanted):
+	case try < restPatience || restLack*len(missing) > len(f.wanted) || f.on != "" && !f.have[f.on]:
 		return fmt.Errorf("%s does not give %d of %d events that it names, or not what they stand on", f.server, len(missing), len(f.wanted))
 	default:
 		f.s.Log.Warn("some of a room's state is given by nobody", zap.String("room", f.room.ID), zap.Int("events", len(missing)))
@@ -417,15 +417,21 @@ func (f *rest) rowsAround(ctx context.Context, server string, ev *Stored) ([]sto
 			return nil, err
 		}
 	}
+	named := map[id.EventID]bool{}
 	for _, v := range got.PDUs {
 		if !other.have[v] {
 			return nil, fmt.Errorf("%s does not give %s of the state before %s, or not what it stands on", server, v, ev.ID())
 		}
+		named[v] = true
 	}
 	rows, err := other.rows(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if len(rows) < len(named) {
+		return nil, falseState(server, "it names what is no state of this room")
+	}
+	rows = notRejected(rows)
 	create := slices.ContainsFunc(rows, func(row storage.StateRow) bool { return row.Type == "m.room.create" && row.StateKey == "" })
 	if !create {
 		return nil, falseState(server, "it has not the room's create event")
@@ -433,7 +439,7 @@ func (f *rest) rowsAround(ctx context.Context, server string, ev *Stored) ([]sto
 	return rows, nil
 }
 
-// rows reads what the state is made of; what was rejected is no part of it.
+// rows reads what is here of the state.
 func (f *rest) rows(ctx context.Context) (rows []storage.StateRow, err error) {
 	for piece := range slices.Chunk(f.ids, idsPiece) {
 		texts := make([]string, len(piece))
@@ -448,5 +454,10 @@ func (f *rest) rows(ctx context.Context) (rows []storage.StateRow, err error) {
 			return nil, fmt.Errorf("read a state: %w", err)
 		}
 	}
-	return slices.DeleteFunc(rows, func(row storage.StateRow) bool { return row.Status == storage.Rejected }), nil
+	return rows, nil
+}
+
+// notRejected leaves out what is no part of any state.
+func notRejected(rows []storage.StateRow) []storage.StateRow {
+	return slices.DeleteFunc(rows, func(row storage.StateRow) bool { return row.Status == storage.Rejected })
 }

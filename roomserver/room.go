@@ -53,6 +53,8 @@ type room struct {
 	beneath     map[int64][]beneath
 	newSlots    []storage.Slot      // given, and not yet part of an addition
 	waits       []waiter            // of the present holder
+	last        *committed          // the last commit that was submitted
+	leans       bool                // the present holder has looked at what is not known to be stored
 	claimed     map[id.EventID]bool // by the present holder, see names
 	asked       *unasked            // of the present holder: its event, of which a policy server has been asked
 	loose       int64               // nodes made for states that no event may ever stand on, and not yet part of an addition
@@ -340,7 +342,7 @@ func (r *room) events(nids []int64) (map[int64]*Stored, error) {
 	var stored []int64
 	for _, n := range nids {
 		if ev, ok := r.pending[n]; ok {
-			out[n] = ev
+			out[n], r.leans = ev, true
 		} else if ev, ok := r.s.Reader.events.get(n); ok {
 			out[n] = ev
 		} else if n != 0 {
@@ -367,7 +369,7 @@ func (r *room) eventsByID(ids []id.EventID) (map[id.EventID]*Stored, error) {
 search:
 	for _, v := range ids {
 		if ev, ok := r.pendingID[v]; ok {
-			out[v] = ev
+			out[v], r.leans = ev, true
 			continue
 		}
 		for _, ev := range r.exts {

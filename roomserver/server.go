@@ -126,7 +126,8 @@ var errGone = errors.New("room left memory")
 
 // in runs fn with the room's exclusion: one goroutine at a time, and nothing in fn waits for the
 // network. What fn submits is awaited after the exclusion ends, so the next event can be built
-// while this one is committed.
+// while this one is committed. So is what others submitted and fn looked at: who gets an answer may take all of
+// it for stored, and find it there.
 func (s *Server) in(ctx context.Context, roomID id.RoomID, fn func(*room) error) error {
 	return s.inAs(ctx, caller{rank: ours}, roomID, fn)
 }
@@ -200,7 +201,10 @@ func (s *Server) holding(ctx context.Context, who caller, r *room, fn func(*room
 		}
 	}
 	r.settle()
-	err = fn(r)
+	r.leans = false
+	if err = fn(r); r.leans && r.last != nil && len(r.waits) == 0 {
+		r.waits = append(r.waits, r.last)
+	}
 	waits, r.waits = r.waits, nil
 	return waits, err
 }
