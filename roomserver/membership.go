@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 
 	"chancery"
@@ -208,18 +209,19 @@ func (s *Server) Leave(ctx context.Context, user id.UserID, roomID id.RoomID, co
 		return err
 	}
 	key := string(user)
-	elsewhere := false
+	elsewhere, out := false, false
 	err = s.inOwn(ctx, roomID, func(r *room) error {
 		member, err := r.member(user)
 		if err != nil {
 			return err
 		}
 		here := r.servers[s.ServerName] > 0
+		out = member != nil && member.Membership() == "leave"
 		switch {
 		case member == nil, !here && member.Membership() != "invite" && member.Membership() != "knock":
 			elsewhere = true // an invite may still be known from another server
 			return nil
-		case member.Membership() == "leave":
+		case out:
 			return nil
 		}
 		// An invite that we know from having been in the room is refused by an event of ours, even when
@@ -237,7 +239,11 @@ func (s *Server) Leave(ctx context.Context, user id.UserID, roomID id.RoomID, co
 	if err != nil || !elsewhere {
 		return err
 	}
-	return s.leaveRemote(ctx, user, roomID, content)
+	err = s.leaveRemote(ctx, user, roomID, content)
+	if out && errors.Is(err, errNotIn) {
+		return nil // who has left may say so again: an answer can get lost
+	}
+	return err
 }
 
 // Change is a membership that one user gives another: kick, ban, unban.

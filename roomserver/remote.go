@@ -440,6 +440,9 @@ func (s *Server) inOrNew(ctx context.Context, roomID id.RoomID, version *event.V
 	return err
 }
 
+// errNotIn is for who wants out of a room and is neither in it nor invited, as far as we know.
+var errNotIn = chancery.NotFound("you are not in this room")
+
 // leaveRemote refuses an invite, or takes back a knock, in a room that we are not in. When no server can
 // be asked the invite is gone for our user all the same.
 //
@@ -455,7 +458,7 @@ func (s *Server) leaveRemote(ctx context.Context, user id.UserID, roomID id.Room
 		return err
 	}
 	if !ok {
-		return chancery.NotFound("you are not in this room")
+		return errNotIn
 	}
 	if invite.Membership == "leave" {
 		return nil
