@@ -184,6 +184,31 @@ func mustBeIn(tx storage.Tx, roomID id.RoomID, user id.UserID) (storage.Room, er
 	return room, nil
 }
 
+// maySpeak says which of some users of another server are in a room. Of a partial room we know few of the members, but
+// the servers: whom we do not know is in it by the word of their server, if that is.
+//
+// spec: msc3902
+func maySpeak(tx storage.Tx, room storage.Room, origin string, users []string) (map[string]bool, error) {
+	members, err := tx.MembersOf(room.NID, users)
+	if err != nil {
+		return nil, err
+	}
+	may := make(map[string]bool, len(users))
+	if room.Partial {
+		there, err := tx.ServerIsIn(room.NID, origin)
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range users {
+			may[u] = there
+		}
+	}
+	for _, m := range members {
+		may[m.User] = m.Membership == "join"
+	}
+	return may, nil
+}
+
 // ReceiveReceipts takes the receipts of one m.receipt EDU. What its sender may not say is passed over; whose
 // users may speak in a room was checked against its server ACL before.
 //
@@ -199,7 +224,7 @@ func (s *Server) ReceiveReceipts(ctx context.Context, origin string, list []Rece
 	}
 	for roomID, receipts := range byRoom {
 		err := s.DB.Write(ctx, []string{"receipts " + string(roomID)}, func(tx storage.Tx) error {
-			return receiveReceipts(tx, roomID, receipts)
+			return receiveReceipts(tx, roomID, origin, receipts)
 		})
 		if err != nil {
 			return err
@@ -208,7 +233,7 @@ func (s *Server) ReceiveReceipts(ctx context.Context, origin string, list []Rece
 	return nil
 }
 
-func receiveReceipts(tx storage.Tx, roomID id.RoomID, receipts []Receipt) error {
+func receiveReceipts(tx storage.Tx, roomID id.RoomID, origin string, receipts []Receipt) error {
 	room, ok, err := tx.Room(string(roomID))
 	if err != nil || !ok {
 		return err
@@ -218,13 +243,9 @@ func receiveReceipts(tx storage.Tx, roomID id.RoomID, receipts []Receipt) error 
 		users[i] = string(r.User)
 		events = append(events, string(r.Event), r.Thread)
 	}
-	members, err := tx.MembersOf(room.NID, users)
+	may, err := maySpeak(tx, room, origin, users)
 	if err != nil {
 		return err
-	}
-	joined := map[string]bool{}
-	for _, m := range members {
-		joined[m.User] = m.Membership == "join"
 	}
 	rows, err := tx.EventsByID(events)
 	if err != nil {
@@ -235,7 +256,7 @@ func receiveReceipts(tx storage.Tx, roomID id.RoomID, receipts []Receipt) error 
 		known[rows[i].ID] = &rows[i]
 	}
 	for _, r := range receipts {
-		if !joined[string(r.User)] {
+		if !may[string(r.User)] {
 			continue
 		}
 		ord, ok, err := readable(tx, room.NID, r, known)

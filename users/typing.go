@@ -227,14 +227,15 @@ func (s *Server) ReceiveTyping(ctx context.Context, origin string, user id.UserI
 	if user.Homeserver() != origin || len(user) > 255 {
 		return nil
 	}
+	may := map[string]bool{}
 	err := s.DB.Read(ctx, func(tx storage.Tx) error {
-		_, err := mustBeIn(tx, room, user)
+		row, ok, err := tx.Room(string(room))
+		if err == nil && ok {
+			may, err = maySpeak(tx, row, origin, []string{string(user)})
+		}
 		return err
 	})
-	if chancery.IsCode(err, chancery.CodeForbidden) {
-		return nil
-	}
-	if err == nil {
+	if err == nil && may[string(user)] {
 		s.tellTyping(user, room, typing, typingDefault)
 	}
 	return err
