@@ -40,6 +40,13 @@ func (tx Tx) RootAt(room, pos int64) (root int64, ok bool, err error) {
 	return found(root, err)
 }
 
+// BecameWholeAfter says whether a position is from when a part of the room's state was missing.
+func (tx Tx) BecameWholeAfter(room, pos int64) (bool, error) {
+	var n int64
+	err := tx.QueryRow(`SELECT count(*) FROM (SELECT 1 FROM facts WHERE room = $1 AND pos > $2 AND kind = 6 LIMIT 1) x`, room, pos).Scan(&n)
+	return n > 0, err
+}
+
 // Cursor says how far a reader of the log has come; 0 when it never moved.
 func (tx Tx) Cursor(name string) (int64, error) {
 	var pos int64

@@ -132,10 +132,14 @@ func (a *API) rootAt(tx storage.Tx, v *view, token string) (state.Root, error) {
 		return v.root, err
 	}
 	if v.joined && !t.Room {
-		if root, ok, err := tx.RootAt(v.room.NID, t.Pos); err != nil || ok {
+		root, ok, err := tx.RootAt(v.room.NID, t.Pos)
+		if err != nil || !ok {
+			return v.root, err
+		}
+		// What was told of a partial room was a part of its state; its events have the whole by now.
+		if part, err := tx.BecameWholeAfter(v.room.NID, t.Pos); err != nil || !part {
 			return state.Root(root), err
 		}
-		return v.root, nil
 	}
 	if after {
 		return events[0].After, nil
