@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -104,6 +105,84 @@ func TestWhatWasJudgedInPartIsJudgedAgain(t *testing.T) {
 	})
 }
 
+// lazySync asks for what happened after a token without waiting; a partial room is in it.
+func lazySync(u *homeserver.User, since string) homeserver.Answer {
+	q := url.Values{"filter": {`{"room":{"state":{"lazy_load_members":true}}}`}}
+	if since != "" {
+		q.Set("since", since)
+	}
+	return u.OK("GET", "/_matrix/client/v3/sync?"+q.Encode(), nil)
+}
+
+// tellEDU sends an EDU to a server.
+func tellEDU(t *testing.T, from *homeserver.Peer, to *homeserver.Server, typ string, content J) {
+	t.Helper()
+	a := from.As(t).Ask(to, homeserver.Signed{Method: "PUT", Path: "/_matrix/federation/v1/send/" + homeserver.Txn(),
+		Body: J{"origin": from.Name, "origin_server_ts": 1, "pdus": []J{}, "edus": []J{{"edu_type": typ, "content": content}}}})
+	if a.Status != 200 {
+		t.Fatalf("a transaction with %s: %s", typ, a)
+	}
+}
+
+func TestMembersNotKnownYetTypeAndRead(t *testing.T) {
+	// spec: msc3902, s2s#typing-notifications, s2s#receipts
+	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+		ca := homeserver.NewCA(t)
+		room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 3, Left: 1})
+		s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+		alice := s.Register(t, "alice")
+		held := holdState(t, room)
+		alice.Join(string(room.ID), room.Servers[0].Name)
+		// One of the room's servers, by its member and by one who left before we came and says so himself, and one that is not in it.
+		here, stranger := room.Servers[7%3], homeserver.NewPeer(t, ca)
+		leave := room.Add(t, 10, "m.room.member", ptr(string(room.User(10))), J{"membership": "leave"})
+		room.Tell(t, s, leave)
+		message := room.Add(t, 0, "m.room.message", nil, J{"msgtype": "m.text", "body": "hello"})
+		room.Tell(t, s, message)
+		for from, user := range map[*homeserver.Peer]id.UserID{stranger: id.UserID("@mallory:" + stranger.Name), here: room.User(10)} {
+			tellEDU(t, from, s, "m.typing", J{"room_id": room.ID, "user_id": user, "typing": true})
+			tellEDU(t, from, s, "m.receipt", J{string(room.ID): J{"m.read": J{string(user): J{"event_ids": []id.EventID{message.ID()}, "data": J{"ts": 1}}}}})
+		}
+		user := room.User(7)
+		tellEDU(t, here, s, "m.typing", J{"room_id": room.ID, "user_id": user, "typing": true})
+		tellEDU(t, here, s, "m.receipt", J{string(room.ID): J{"m.read": J{string(user): J{"event_ids": []id.EventID{message.ID()}, "data": J{"ts": 1}}}}})
+		shown := lazySync(alice, "").Get("rooms.join." + escape(string(room.ID)) + ".ephemeral.events")
+		if got := shown.Get(`#(type="m.typing").content.user_ids`).Raw; got != `["`+string(user)+`"]` {
+			t.Errorf("%s type, want %s: %s", got, user, shown)
+		}
+		if got := shown.Get(`#(type="m.receipt").content`).Map()[string(message.ID())].Get(`m\.read`).Map(); len(got) != 1 || !got[string(user)].Exists() {
+			t.Errorf("%v have read the message, want %s: %s", got, user, shown)
+		}
+		held.Open()
+		awaitWhole(t, alice, room)
+	})
+}
+
+func ptr(text string) *string { return &text }
+
+func TestMembersAtATokenOfAPartialRoomAreThoseOfTheWhole(t *testing.T) {
+	// spec: c2s/getMembersByRoom, msc3902
+	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+		ca := homeserver.NewCA(t)
+		room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 3})
+		s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+		alice := s.Register(t, "alice")
+		held := holdState(t, room)
+		alice.Join(string(room.ID), room.Servers[0].Name)
+		token := lazySync(alice, "").Get("next_batch").Str
+		room.Tell(t, s, room.Add(t, 10, "m.room.member", ptr(string(room.User(10))), J{"membership": "leave"}))
+		later := lazySync(alice, token).Get("next_batch").Str
+		held.Open()
+		awaitWhole(t, alice, room)
+		for at, want := range map[string]int{token: 21, later: 20} {
+			joined := alice.OK("GET", homeserver.Room(string(room.ID), "members")+"?membership=join&at="+url.QueryEscape(at), nil).Get("chunk").Array()
+			if len(joined) != want {
+				t.Errorf("%d members are in the room at a token, want %d", len(joined), want)
+			}
+		}
+	})
+}
+
 func TestLeavingAndComingBackWhilePartial(t *testing.T) {
 	// spec: msc3902
 	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
@@ -117,6 +196,7 @@ func TestLeavingAndComingBackWhilePartial(t *testing.T) {
 		leave := func() {
 			alice.OK("POST", homeserver.Room(string(room.ID), "leave"), J{})
 			room.AwaitMember(t, alice.ID, "leave")
+			alice.OK("POST", homeserver.Room(string(room.ID), "leave"), J{}) // its answer might have been lost
 		}
 		leave()
 		alice.Join(string(room.ID), room.Servers[1].Name)
