@@ -42,9 +42,17 @@ func TestMembersOfOpenRoomsAreFound(t *testing.T) {
 		h.setState(room, "m.room.join_rules", `{"join_rule":"public"}`)
 		wants(found)
 
-		// A room from before this was noted.
+		// A room from before this was noted, among others that nobody can read.
+		var renamed, broken []string
+		for range 3 {
+			made := string(h.room())
+			renamed = append(renamed, made)
+			broken = append(broken, "!!"+made)
+		}
+		slices.Sort(broken)
 		err := h.db.Write(t.Context(), nil, func(tx storage.Tx) error {
 			tx.Exec(`UPDATE open_rooms SET looked_at = $1`, false)
+			tx.Exec(`UPDATE rooms SET room_id = '!!' || room_id, version = 'none' WHERE room_id = ANY($1)`, renamed)
 			return nil
 		})
 		if err != nil {
@@ -52,9 +60,9 @@ func TestMembersOfOpenRoomsAreFound(t *testing.T) {
 		}
 		wants(none)
 		h.runRooms()
-		h.eventually("all rooms are looked at", func(tx storage.Tx) (bool, error) {
-			left, err := tx.RoomsNotLookedAt()
-			return len(left) == 0, err
+		h.eventually("all rooms are looked at that can be", func(tx storage.Tx) (bool, error) {
+			left, err := tx.RoomsNotLookedAt("")
+			return slices.Equal(left, broken), err
 		})
 		wants(found)
 	})

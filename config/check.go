@@ -123,6 +123,7 @@ var kinds = map[string]func(string) error{
 	"smtp":     checkURL("smtp", "smtps"),
 	"nats":     checkNATS,
 	"server":   checkServerName,
+	"identity": checkIdentity,
 	"file":     checkFile,
 	"email":    checkMail,
 }
@@ -189,6 +190,14 @@ func checkServerName(s string) error {
 		return bad
 	}
 	return nil
+}
+
+// checkIdentity is checkServerName, or any server.
+func checkIdentity(s string) error {
+	if s == "*" {
+		return nil
+	}
+	return checkServerName(s)
 }
 
 func checkNetwork(s string) error {

@@ -91,7 +91,7 @@ type Directory struct {
 }
 
 type Identity struct {
-	Servers []string `yaml:"servers" doc:"Those that users may name to invite somebody by an address: host or host:port. * is any. Empty: none."`
+	Servers []string `yaml:"servers" kind:"identity" doc:"Those that users may name to invite somebody by an address: host or host:port. * is any. Empty: none."`
 }
 
 type Email struct {

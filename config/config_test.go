@@ -225,6 +225,8 @@ func TestKeysThatNeedEachOther(t *testing.T) {
 		"data_dir: \"\"":                           "data_dir is empty",
 		"email: {from: nobody}":                    "no mail address",
 		"well_known: {server: \"a.example:0\"}":    "no server name",
+		"identity: {servers: [https://a.example]}": "no server name",
+		"identity: {servers: [a.example, \"*\"]}":  "",
 		"database: {url: \"postgres://h/db\"}":     "",
 		"nats: {url: \"nats://a:1,nats://b:1\"}":   "",
 		"trusted_proxies: [\"::1\", 10.0.0.0/8]":   "",

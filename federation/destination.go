@@ -108,9 +108,17 @@ func (o *Outbox) work(ctx context.Context, d *destination) {
 			return
 		}
 		failures = 0
-		o.deliver(ctx, d, t)
+		if err := guarded(o.Log, "send to a server", func() error { o.deliver(ctx, d, t); return nil }); err != nil {
+			o.mu.Lock()
+			o.giveBack(d, t)
+			o.mu.Unlock()
+			wait(ctx, nil, panicPause)
+		}
 	}
 }
+
+// panicPause is how long a server waits over whose answer we have stumbled.
+const panicPause = time.Minute
 
 // wait waits for a time, or less when woken.
 func wait(ctx context.Context, woken <-chan struct{}, d time.Duration) {

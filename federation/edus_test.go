@@ -113,7 +113,7 @@ func TestDeviceListsThatWereMissedForTooLongAreToldAnew(t *testing.T) {
 		if err := a.users.RenameDevice(t.Context(), alice, "A", "old phone"); err != nil {
 			t.Fatal(err)
 		}
-		a.queue(b, "lost", 1)
+		a.queue(b, "lost")
 		a.halt()
 		db, err := storage.Open(context.Background(), a.open)
 		if err != nil {

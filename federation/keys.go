@@ -98,7 +98,11 @@ func (s *Server) notarise(ctx context.Context, servers map[string]int64) (*keysQ
 			if until > 0 {
 				at = time.UnixMilli(until)
 			}
-			list, err := s.Ring.Published(ctx, server, at)
+			var list json.RawMessage
+			err := guarded(s.Log, "vouch for keys", func() (err error) {
+				list, err = s.Ring.Published(ctx, server, at)
+				return err
+			})
 			if err != nil || len(list) == 0 {
 				return
 			}

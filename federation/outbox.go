@@ -273,7 +273,8 @@ func (o *Outbox) BackoffChanged(d peer.Destination) {
 	defer o.mu.Unlock()
 	if ctx := o.ctx; ctx != nil && o.Users != nil && d.Failures == 0 && o.backoff[d.Server].Failures > 0 {
 		o.running.Go(func() {
-			if err := o.Users.ServerIsBack(ctx, d.Server); err != nil && ctx.Err() == nil {
+			err := guarded(o.Log, "greet a server that is back", func() error { return o.Users.ServerIsBack(ctx, d.Server) })
+			if err != nil && ctx.Err() == nil {
 				o.Log.Warn("device lists of a server that is back could not be asked for", zap.String("server", d.Server), zap.Error(err))
 			}
 		})

@@ -92,7 +92,9 @@ func (s *Server) onBind(ctx context.Context, in *onBindIn) (*nothingOut, error) 
 			continue
 		}
 		g.Go(func() error {
-			err := s.Rooms.AcceptAddressInvite(ctx, roomserver.Proof{Room: v.Room, Sender: v.Sender, User: b.User, Signed: v.Signed})
+			err := guarded(s.Log, "take an invite by an address", func() error {
+				return s.Rooms.AcceptAddressInvite(ctx, roomserver.Proof{Room: v.Room, Sender: v.Sender, User: b.User, Signed: v.Signed})
+			})
 			if err != nil {
 				s.Log.Debug("could not take an invite by an address", zap.String("room", string(v.Room)), zap.String("user", string(b.User)), zap.Error(err))
 			}

@@ -479,7 +479,10 @@ func (s *Server) tieLater(r *room) {
 		defer r.tying.Store(false)
 		ctx, cancel := context.WithTimeout(context.Background(), 2*policyWait)
 		defer cancel()
-		if err := s.inOwn(ctx, r.id, func(r *room) error { return r.tieEnds() }); err != nil {
+		err := s.guarded("tie the open ends of a room", func() error {
+			return s.inOwn(ctx, r.id, func(r *room) error { return r.tieEnds() })
+		})
+		if err != nil {
 			s.Log.Info("could not tie the open ends of a room", zap.String("room", string(r.id)), zap.Error(err))
 		}
 	}()

@@ -67,7 +67,7 @@ func (s *Server) putGuestsOutLater(roomID id.RoomID) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), doorTime)
 		defer cancel()
-		if err := s.putGuestsOut(ctx, roomID); err != nil {
+		if err := s.guarded("put guests out", func() error { return s.putGuestsOut(ctx, roomID) }); err != nil {
 			s.Log.Warn("guests are still in a room that is shut to them", zap.String("room", string(roomID)), zap.Error(err))
 		}
 	}()
@@ -98,26 +98,29 @@ func (s *Server) putGuestsOut(ctx context.Context, roomID id.RoomID) error {
 }
 
 // lookAtDoors does, when the server starts, what it was stopped in before: guests leave rooms that were shut to them,
-// and rooms from before it was noted are looked at.
+// and rooms from before it was noted are looked at. A room that cannot be read keeps no other from it, and waits for the
+// next start.
 func (s *Server) lookAtDoors(ctx context.Context) {
+	look := func(what string, roomID string, do func(context.Context, id.RoomID) error) {
+		err := s.guarded(what, func() error { return do(ctx, id.RoomID(roomID)) })
+		if err != nil && ctx.Err() == nil {
+			s.Log.Warn("could not "+what, zap.String("room", roomID), zap.Error(err))
+		}
+	}
 	var rooms []string
 	err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
 		rooms, err = tx.RoomsWithGuests()
 		return err
 	})
 	for _, v := range rooms {
-		if err == nil {
-			err = s.putGuestsOut(ctx, id.RoomID(v))
-		}
+		look("put guests out", v, s.putGuestsOut)
 	}
-	for err == nil {
-		if err = s.DB.Read(ctx, func(tx storage.Tx) (err error) { rooms, err = tx.RoomsNotLookedAt(); return err }); len(rooms) == 0 {
+	for after := ""; err == nil && ctx.Err() == nil; after = rooms[len(rooms)-1] {
+		if err = s.DB.Read(ctx, func(tx storage.Tx) (err error) { rooms, err = tx.RoomsNotLookedAt(after); return err }); len(rooms) == 0 {
 			break
 		}
 		for _, v := range rooms {
-			if err == nil {
-				err = s.lookAtDoor(ctx, id.RoomID(v))
-			}
+			look("see who may find the members of a room", v, s.lookAtDoor)
 		}
 	}
 	if err != nil && ctx.Err() == nil {

@@ -336,11 +336,11 @@ func (s *Server) fetchEvents(ctx context.Context, origin string, version *event.
 	for _, v := range ids {
 		go func() {
 			tokens <- struct{}{}
-			raw, err := s.Peer.GetEvent(ctx, origin, v)
-			<-tokens
-			if err != nil {
+			var raw json.RawMessage
+			if s.guarded("fetch an event", func() (err error) { raw, err = s.Peer.GetEvent(ctx, origin, v); return err }) != nil {
 				raw = nil
 			}
+			<-tokens
 			answers <- raw
 		}()
 	}

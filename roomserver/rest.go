@@ -266,7 +266,10 @@ func (f *rest) takeGiven(ctx context.Context, g *given) error {
 func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.RawMessage) error) error) error {
 	raws, checked := make(chan []json.RawMessage, 1), make(chan []*event.Event, 1)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
+	side := func(do func() error) {
+		g.Go(func() error { return f.s.guarded("take the rest of a room", do) })
+	}
+	side(func() error {
 		defer close(raws)
 		var piece []json.RawMessage
 		send := func() error {
@@ -289,7 +292,7 @@ func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.R
 		}
 		return err
 	})
-	g.Go(func() error {
+	side(func() error {
 		defer close(checked)
 		for piece := range raws {
 			select {
@@ -300,7 +303,7 @@ func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.R
 		}
 		return nil
 	})
-	g.Go(func() error {
+	side(func() error {
 		for events := range checked {
 			for _, ev := range events {
 				f.note(ev)

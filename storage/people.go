@@ -126,10 +126,10 @@ func (tx Tx) SetOpen(room int64, open bool) {
 	}
 }
 
-// RoomsNotLookedAt lists some rooms of which it is not known whether they are open.
-func (tx Tx) RoomsNotLookedAt() ([]string, error) {
+// RoomsNotLookedAt lists some rooms of which it is not known whether they are open, those with IDs above one.
+func (tx Tx) RoomsNotLookedAt(after string) ([]string, error) {
 	return sql.Collect(tx.Tx, scanUser, `SELECT r.room_id FROM open_rooms o JOIN rooms r ON r.nid = o.room
-		WHERE NOT o.looked_at LIMIT 100`)
+		WHERE NOT o.looked_at AND r.room_id > $1 ORDER BY r.room_id LIMIT 100`, sql.Text(after))
 }
 
 // GuestsIn lists our guests who are in a room.
