@@ -221,3 +221,12 @@ func TestRestrictedRoomLetsInWhoIsInTheOther(t *testing.T) {
 		}
 	})
 }
+
+// A gap can be closed between when somebody saw it and when they ask for what it lacks: they read again.
+func TestBackfillOfAGapThatIsClosed(t *testing.T) {
+	s := engine(t, sqltest.SQLite(t))
+	room := newRoom(t, s, "12")
+	if more, err := s.Backfill(t.Context(), room, 1<<60, 100); err != nil || !more {
+		t.Errorf("%v %v", more, err)
+	}
+}

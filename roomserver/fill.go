@@ -81,16 +81,16 @@ var (
 )
 
 // Backfill asks other servers for what lies below the highest open gap at or under an order: those with the
-// most members first, since they are the likeliest to have it. It says whether anything came.
+// most members first, since they are the likeliest to have it. It says whether there is more to read than before.
 //
 // spec: s2s#backfilling-and-retrieving-missing-events
 func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, limit int) (came bool, err error) {
 	err = s.fills.once(ctx, "backfill "+string(roomID), func() error {
-		gap, err := s.gapUnder(ctx, roomID, under)
-		if err != nil {
-			return err
+		highest, err := s.gapUnder(ctx, roomID, under)
+		if err != nil || highest == nil {
+			return err // it was closed since the caller saw it
 		}
-		for gap != nil {
+		for gap := highest; gap != nil; {
 			err := s.fillGap(ctx, roomID, gap, limit)
 			if !errors.Is(err, errOfLowerGap) {
 				return err
@@ -100,7 +100,7 @@ func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, li
 			}
 		}
 		if ctx.Err() == nil {
-			s.vain.note(gap.event, time.Now())
+			s.vain.note(highest.event, time.Now())
 		}
 		return errNothingCame
 	})
