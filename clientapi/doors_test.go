@@ -12,11 +12,11 @@ import (
 )
 
 func (h *house) setState(room id.RoomID, typ, content string) {
-	h.t.Helper()
+	h.T.Helper()
 	key := ""
-	_, err := h.rooms.Send(h.t.Context(), roomserver.NewEvent{Room: room, Sender: alice, Type: typ, StateKey: &key, Content: json.RawMessage(content)})
+	_, err := h.Rooms.Send(h.T.Context(), roomserver.NewEvent{Room: room, Sender: alice, Type: typ, StateKey: &key, Content: json.RawMessage(content)})
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 }
 
@@ -29,7 +29,7 @@ func TestMembersOfOpenRoomsAreFound(t *testing.T) {
 		found := `{"results":[{"user_id":"@bob:test"}],"limited":false}`
 		none := `{"results":[],"limited":false}`
 		wants := func(want string) {
-			h.t.Helper()
+			h.T.Helper()
 			h.want(carol, "POST", v3+"/user_directory/search", `{"search_term":"bob"}`, 200, want)
 		}
 		wants(found)
@@ -50,7 +50,7 @@ func TestMembersOfOpenRoomsAreFound(t *testing.T) {
 			broken = append(broken, "!!"+made)
 		}
 		slices.Sort(broken)
-		err := h.db.Write(t.Context(), nil, func(tx storage.Tx) error {
+		err := h.DB.Write(t.Context(), nil, func(tx storage.Tx) error {
 			tx.Exec(`UPDATE open_rooms SET looked_at = $1`, false)
 			tx.Exec(`UPDATE rooms SET room_id = '!!' || room_id, version = 'none' WHERE room_id = ANY($1)`, renamed)
 			return nil
@@ -71,8 +71,8 @@ func TestMembersOfOpenRoomsAreFound(t *testing.T) {
 // runRooms does what the engine does beside answering.
 func (h *house) runRooms() {
 	ended := make(chan error)
-	go func() { ended <- h.rooms.Run(h.t.Context()) }()
-	h.t.Cleanup(func() { <-ended })
+	go func() { ended <- h.Rooms.Run(h.T.Context()) }()
+	h.T.Cleanup(func() { <-ended })
 }
 
 // Guests have to go when a room is shut to them; others stay. A server that was stopped in between does it when it
@@ -99,7 +99,7 @@ func TestGuestsLeaveRoomsThatAreShutToThem(t *testing.T) {
 		}
 		open := h.room(bob)
 		h.setState(open, "m.room.guest_access", `{"guest_access":"can_join"}`)
-		if err := h.rooms.Join(t.Context(), roomserver.Join{User: guest, Room: open}); err != nil {
+		if err := h.Rooms.Join(t.Context(), roomserver.Join{User: guest, Room: open}); err != nil {
 			t.Fatal(err)
 		}
 		forgotten := h.room(bob, guest) // as if the server had been stopped when it was shut

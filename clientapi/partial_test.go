@@ -15,12 +15,12 @@ import (
 
 // within asks for something that may take only so long; 0 says that it took longer.
 func (h *house) within(most time.Duration, user, method, path, body string) int {
-	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), most)
+	h.T.Helper()
+	ctx, cancel := context.WithTimeout(h.T.Context(), most)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, h.URL+path, strings.NewReader(body))
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+user)
 	res, err := h.Client().Do(req)
@@ -28,7 +28,7 @@ func (h *house) within(most time.Duration, user, method, path, body string) int 
 		return 0
 	}
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	defer res.Body.Close()
 	return res.StatusCode
@@ -36,8 +36,8 @@ func (h *house) within(most time.Duration, user, method, path, body string) int 
 
 // setPartial has a room look as if members were still to come, or were all there.
 func (h *house) setPartial(room id.RoomID, partial bool) {
-	h.t.Helper()
-	err := h.db.Write(h.t.Context(), nil, func(tx storage.Tx) error {
+	h.T.Helper()
+	err := h.DB.Write(h.T.Context(), nil, func(tx storage.Tx) error {
 		row, _, err := tx.Room(string(room))
 		if err != nil {
 			return err
@@ -51,7 +51,7 @@ func (h *house) setPartial(room id.RoomID, partial bool) {
 		return nil
 	})
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 }
 

@@ -3,46 +3,35 @@ package clientapi_test
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
-	"chancery"
 	"chancery/clientapi"
-	"chancery/config"
-	"chancery/endpoint"
 	"chancery/roomserver"
 	"chancery/storage"
 	"chancery/storage/sql"
 	"chancery/storage/sql/sqltest"
-	"chancery/test/conformance"
+	"chancery/test/client"
 	"chancery/users"
 
-	"go.uber.org/zap/zapcore"
-	"go.uber.org/zap/zaptest"
 	"maunium.net/go/mautrix/id"
 )
 
 const (
-	v3    = "/_matrix/client/v3"
+	v3    = client.V3
 	alice = "@alice:test"
 	bob   = "@bob:test"
 	carol = "@carol:test"
 	guest = "@guest:test"
 )
 
-// house is a server in which alice, bob and carol live, who need not sign in. Every answer is held against the OpenAPI.
+// house is a server in which alice, bob and carol live, who need not sign in.
 type house struct {
-	*httptest.Server
-	t     testing.TB
-	db    *storage.DB
-	rooms *roomserver.Server
+	*client.Server
+	*client.Parts
 	users *users.Server
 }
 
@@ -52,26 +41,12 @@ func eachEngine(t *testing.T, test func(*house)) {
 
 func build(t testing.TB, o sql.Options) *house {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	db, err := storage.Open(ctx, o)
-	if err != nil {
-		cancel()
-		t.Fatal(err)
-	}
-	cfg := config.Default()
-	cfg.ServerName = "test"
-	log := zaptest.NewLogger(t, zaptest.Level(zapcore.WarnLevel))
-	reader := roomserver.NewReader(16 << 20)
-	rooms := roomserver.New(roomserver.Options{DB: db, Reader: reader, ServerName: "test", KeyID: "ed25519:1",
-		Key: ed25519.NewKeyFromSeed(make([]byte, 32)), DefaultVersion: "12", Log: log})
-	if err := rooms.Own(ctx, "test"); err != nil {
-		t.Fatal(err)
-	}
-	people := users.New(users.Options{DB: db, ServerName: "test", Config: cfg, Log: log,
+	p := client.Open(t, o)
+	people := users.New(users.Options{DB: p.DB, ServerName: "test", Config: p.Config, Log: p.Log,
 		OnProfile: func(ctx context.Context, user id.UserID, room id.RoomID, content json.RawMessage) error {
-			return rooms.Join(ctx, roomserver.Join{User: user, Room: room, Content: content})
+			return p.Rooms.Join(ctx, roomserver.Join{User: user, Room: room, Content: content})
 		}})
-	err = db.Write(ctx, nil, func(tx storage.Tx) error {
+	err := p.DB.Write(t.Context(), nil, func(tx storage.Tx) error {
 		for _, user := range []string{alice, bob, carol} {
 			if _, err := tx.InsertAccount(storage.Account{User: user}); err != nil {
 				return err
@@ -82,75 +57,27 @@ func build(t testing.TB, o sql.Options) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		_ = people.Run(ctx)
 	}()
-	api := &clientapi.Server{Config: cfg, DB: db, Reader: reader, Rooms: rooms, Users: people, Log: log, Auth: byName{}}
-	checked := conformance.Middleware(t, conformance.Load(t, "client-server"), api.Routes(), clientapi.OldPaths)
-	h := &house{Server: httptest.NewServer(checked(api.Handler())), t: t, db: db, rooms: rooms, users: people}
 	t.Cleanup(func() {
-		h.Server.Close()
 		cancel()
 		<-ended
-		db.Close()
 	})
-	return h
-}
-
-// byName takes a user ID for a token.
-type byName struct{}
-
-func (byName) Authenticate(_ context.Context, r *http.Request, _ []byte) (endpoint.Caller, error) {
-	token, _ := endpoint.AccessToken(r)
-	if !strings.HasPrefix(token, "@") {
-		return endpoint.Caller{}, chancery.UnknownToken(false)
-	}
-	return endpoint.Caller{User: id.UserID(token), Device: "DEVICE", Guest: token == guest}, nil
-}
-
-// ask gives the status and the body of an answer.
-func (h *house) ask(user, method, path string, body any) (int, string) {
-	h.t.Helper()
-	var in io.Reader
-	switch b := body.(type) {
-	case nil:
-	case string:
-		in = strings.NewReader(b)
-	default:
-		text, err := json.Marshal(b)
-		if err != nil {
-			h.t.Fatal(err)
-		}
-		in = bytes.NewReader(text)
-	}
-	req, err := http.NewRequest(method, h.URL+path, in)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	if user != "" {
-		req.Header.Set("Authorization", "Bearer "+user)
-	}
-	res, err := h.Client().Do(req)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	return res.StatusCode, string(text)
+	api := &clientapi.Server{Config: p.Config, DB: p.DB, Reader: p.Reader, Rooms: p.Rooms, Users: people, Log: p.Log, Auth: client.ByName{}}
+	return &house{client.Serve(t, api), p, people}
 }
 
 // want asks and compares: an answer that begins with "M_" is an error's code.
 func (h *house) want(user, method, path string, body any, status int, answer string) {
-	h.t.Helper()
-	code, text := h.ask(user, method, path, body)
-	if code != status || strings.HasPrefix(answer, "M_") && !strings.Contains(text, `"`+answer+`"`) ||
-		!strings.HasPrefix(answer, "M_") && answer != "" && !sameJSON(h.t, text, answer) {
-		h.t.Errorf("%s %s %s %v: %d %s\nwant %d %s", user, method, path, body, code, text, status, answer)
+	h.T.Helper()
+	got := h.Ask(user, method, path, body)
+	if isCode := strings.HasPrefix(answer, "M_"); got.Status != status || isCode && got.Code() != answer ||
+		!isCode && answer != "" && !sameJSON(h.T, got.Text, answer) {
+		h.T.Errorf("%s %s %s %v: %s\nwant %d %s", user, method, path, body, got, status, answer)
 	}
 }
 
@@ -168,66 +95,53 @@ func sameJSON(t testing.TB, a, b string) bool {
 	return bytes.Equal(p, q)
 }
 
-func (h *house) ok(user, method, path string, body any) map[string]any {
-	h.t.Helper()
-	code, text := h.ask(user, method, path, body)
-	if code != 200 {
-		h.t.Fatalf("%s %s %s: %d %s", user, method, path, code, text)
-	}
-	var v map[string]any
-	if err := json.Unmarshal([]byte(text), &v); err != nil {
-		h.t.Fatal(err)
-	}
-	return v
-}
-
 // room makes a public room of alice's with the others in it.
 func (h *house) room(others ...string) id.RoomID {
-	h.t.Helper()
+	h.T.Helper()
 	empty, me := "", alice
 	json := func(v any) json.RawMessage {
 		text, err := json.Marshal(v)
 		if err != nil {
-			h.t.Fatal(err)
+			h.T.Fatal(err)
 		}
 		return text
 	}
-	room, err := h.rooms.CreateRoom(h.t.Context(), roomserver.Create{Creator: alice, Version: "12", Content: json(map[string]string{"room_version": "12"}),
+	room, err := h.Rooms.CreateRoom(h.T.Context(), roomserver.Create{Creator: alice, Version: "12", Content: json(map[string]string{"room_version": "12"}),
 		Events: []roomserver.NewEvent{
 			{Type: "m.room.member", StateKey: &me, Content: json(map[string]string{"membership": "join"})},
 			{Type: "m.room.power_levels", StateKey: &empty, Content: json(map[string]any{})},
 			{Type: "m.room.join_rules", StateKey: &empty, Content: json(map[string]string{"join_rule": "public"})},
 		}})
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	for _, other := range others {
-		if err := h.rooms.Join(h.t.Context(), roomserver.Join{User: id.UserID(other), Room: room}); err != nil {
-			h.t.Fatal(err)
+		if err := h.Rooms.Join(h.T.Context(), roomserver.Join{User: id.UserID(other), Room: room}); err != nil {
+			h.T.Fatal(err)
 		}
 	}
 	return room
 }
 
 func (h *house) say(user string, room id.RoomID, content string) id.EventID {
-	h.t.Helper()
-	sent, err := h.rooms.Send(h.t.Context(), roomserver.NewEvent{Room: room, Sender: id.UserID(user), Type: "m.room.message", Content: json.RawMessage(content)})
+	h.T.Helper()
+	sent, err := h.Rooms.Send(h.T.Context(), roomserver.NewEvent{Room: room, Sender: id.UserID(user), Type: "m.room.message", Content: json.RawMessage(content)})
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	return sent.ID
 }
 
 func (h *house) read(fn func(storage.Tx) error) {
-	h.t.Helper()
-	if err := h.db.Read(h.t.Context(), fn); err != nil {
-		h.t.Fatal(err)
+	h.T.Helper()
+	if err := h.DB.Read(h.T.Context(), fn); err != nil {
+		h.T.Fatal(err)
 	}
 }
 
 // facts lists the facts of one kind, without their positions.
 func (h *house) facts(kind sql.FactKind) (list []storage.Fact) {
-	h.t.Helper()
+	h.T.Helper()
 	h.read(func(tx storage.Tx) (err error) {
 		list, err = tx.FactsOfKind(kind, 0, 1<<62)
 		for i := range list {
@@ -299,13 +213,13 @@ func TestGuestsHaveOnlyAName(t *testing.T) {
 }
 
 func (h *house) account(v storage.Account) {
-	h.t.Helper()
-	err := h.db.Write(h.t.Context(), nil, func(tx storage.Tx) error {
+	h.T.Helper()
+	err := h.DB.Write(h.T.Context(), nil, func(tx storage.Tx) error {
 		_, err := tx.InsertAccount(v)
 		return err
 	})
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 }
 
@@ -332,7 +246,7 @@ func TestRoomsLearnOfAChangedProfile(t *testing.T) {
 }
 
 func (h *house) eventually(what string, is func(storage.Tx) (bool, error)) {
-	h.t.Helper()
+	h.T.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for {
 		var done bool
@@ -344,7 +258,7 @@ func (h *house) eventually(what string, is func(storage.Tx) (bool, error)) {
 			return
 		}
 		if time.Now().After(deadline) {
-			h.t.Fatalf("never: %s", what)
+			h.T.Fatalf("never: %s", what)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -370,7 +284,7 @@ func TestAccountData(t *testing.T) {
 			h.want(alice, "PUT", at+"org.x", `{"a":"`+strings.Repeat("x", 600<<10)+`"}`, 413, "M_TOO_LARGE")
 		}
 		h.want(alice, "PUT", v3+"/user/"+alice+"/rooms/nonsense/account_data/org.x", `{}`, 400, "M_INVALID_PARAM")
-		if rules := h.ok(alice, "GET", global+"m.push_rules", nil); rules["global"] == nil {
+		if rules := h.OK(alice, "GET", global+"m.push_rules", nil); rules.Value("global") == nil {
 			t.Errorf("push rules are not among the account data: %v", rules)
 		}
 		facts := h.facts(sql.FactAccountData)
@@ -403,11 +317,11 @@ func TestFilters(t *testing.T) {
 	eachEngine(t, func(h *house) {
 		at := v3 + "/user/" + alice + "/filter"
 		filter := `{"room":{"timeline":{"limit":10,"types":["m.room.*"]},"state":{"lazy_load_members":true}},"org.unknown":1}`
-		first := h.ok(alice, "POST", at, filter)["filter_id"]
-		if again := h.ok(alice, "POST", at, filter)["filter_id"]; again != first {
+		first := h.OK(alice, "POST", at, filter).Value("filter_id")
+		if again := h.OK(alice, "POST", at, filter).Value("filter_id"); again != first {
 			t.Errorf("the same filter is %v and then %v", first, again)
 		}
-		if other := h.ok(alice, "POST", at, `{}`)["filter_id"]; other == first {
+		if other := h.OK(alice, "POST", at, `{}`).Value("filter_id"); other == first {
 			t.Error("another filter has the same ID")
 		}
 		h.want(alice, "GET", at+"/"+fmt.Sprint(first), nil, 200, filter)

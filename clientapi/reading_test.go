@@ -19,7 +19,7 @@ import (
 
 // unread counts what a user has not read in a room, by thread: "main 2/1" is two, one of them highlighted.
 func (h *house) unread(user string, room id.RoomID, ignored ...string) string {
-	h.t.Helper()
+	h.T.Helper()
 	var parts []string
 	h.read(func(tx storage.Tx) error {
 		row, _, err := tx.Room(string(room))
@@ -42,9 +42,9 @@ func (h *house) unread(user string, room id.RoomID, ignored ...string) string {
 }
 
 func (h *house) wantUnread(user string, room id.RoomID, want string) {
-	h.t.Helper()
+	h.T.Helper()
 	if got := h.unread(user, room); got != want {
-		h.t.Errorf("unread of %s: %q, want %q", user, got, want)
+		h.T.Errorf("unread of %s: %q, want %q", user, got, want)
 	}
 }
 
@@ -198,8 +198,8 @@ func sqliteOf(t *testing.T) sql.Options {
 
 // addMember puts a user of another server into the table of members.
 func (h *house) addMember(room id.RoomID, user string) {
-	h.t.Helper()
-	err := h.db.Write(h.t.Context(), nil, func(tx storage.Tx) error {
+	h.T.Helper()
+	err := h.DB.Write(h.T.Context(), nil, func(tx storage.Tx) error {
 		row, _, err := tx.Room(string(room))
 		if err != nil {
 			return err
@@ -208,7 +208,7 @@ func (h *house) addMember(room id.RoomID, user string) {
 		return nil
 	})
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 }
 
@@ -259,8 +259,8 @@ func TestPresence(t *testing.T) {
 	at := v3 + "/presence/"
 	h.want(alice, "GET", at+bob+"/status", nil, 200, `{"presence":"offline"}`)
 	h.want(bob, "PUT", at+bob+"/status", `{"presence":"unavailable","status_msg":"away"}`, 200, `{}`)
-	got := h.ok(alice, "GET", at+bob+"/status", nil)
-	if got["presence"] != "unavailable" || got["status_msg"] != "away" || got["last_active_ago"] == nil {
+	got := h.OK(alice, "GET", at+bob+"/status", nil)
+	if got.Value("presence") != "unavailable" || got.Value("status_msg") != "away" || got.Value("last_active_ago") == nil {
 		t.Errorf("presence: %v", got)
 	}
 	h.want(carol, "GET", at+bob+"/status", nil, 403, "M_FORBIDDEN")
@@ -309,7 +309,7 @@ func TestUserDirectory(t *testing.T) {
 			h.want(alice, "POST", v3+"/user_directory/search", map[string]any{"search_term": term}, 200, want)
 		}
 		h.want(carol, "POST", v3+"/user_directory/search", `{"search_term":"bob"}`, 200, none)
-		err := h.db.Write(t.Context(), nil, func(tx storage.Tx) error {
+		err := h.DB.Write(t.Context(), nil, func(tx storage.Tx) error {
 			tx.Exec(`INSERT INTO published (room_id) VALUES ($1)`, string(room))
 			return nil
 		})
@@ -317,8 +317,8 @@ func TestUserDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.want(carol, "POST", v3+"/user_directory/search", `{"search_term":"bob"}`, 200, bobby)
-		limited := h.ok(carol, "POST", v3+"/user_directory/search", `{"search_term":"i","limit":1}`)
-		if limited["limited"] != true || len(limited["results"].([]any)) != 1 {
+		limited := h.OK(carol, "POST", v3+"/user_directory/search", `{"search_term":"i","limit":1}`)
+		if limited.Value("limited") != true || len(limited.List("results")) != 1 {
 			t.Errorf("limited: %v", limited)
 		}
 		h.want(carol, "POST", v3+"/user_directory/search", `{}`, 400, "M_MISSING_PARAM")
@@ -346,7 +346,7 @@ func TestPushRules(t *testing.T) {
 		at := v3 + "/pushrules/global/"
 		ids := func(kind string) (list []string) {
 			t.Helper()
-			for _, v := range h.ok(alice, "GET", at, nil)[kind].([]any) {
+			for _, v := range h.OK(alice, "GET", at, nil).List(kind) {
 				list = append(list, v.(map[string]any)["rule_id"].(string))
 			}
 			return list
@@ -427,7 +427,7 @@ func TestHighlightsAreCounted(t *testing.T) {
 		said := h.say(alice, room, `{"msgtype":"m.text","body":"bob?","m.mentions":{"user_ids":["@bob:test"]}}`)
 		notice := h.say(alice, room, `{"msgtype":"m.notice","body":"tea"}`)
 		muted := h.say(alice, room, `{"msgtype":"m.text","body":"not for bob"}`)
-		err := h.db.Write(t.Context(), nil, func(tx storage.Tx) error {
+		err := h.DB.Write(t.Context(), nil, func(tx storage.Tx) error {
 			var list []storage.Notification
 			for _, v := range []struct {
 				event             id.EventID
@@ -446,7 +446,7 @@ func TestHighlightsAreCounted(t *testing.T) {
 		}
 		h.wantUnread(bob, room, "main 2/1")
 		// What was said is taken back.
-		if _, err := h.rooms.Send(t.Context(), roomserver.NewEvent{Room: room, Sender: alice, Type: "m.room.redaction",
+		if _, err := h.Rooms.Send(t.Context(), roomserver.NewEvent{Room: room, Sender: alice, Type: "m.room.redaction",
 			Content: json.RawMessage(`{"redacts":"` + string(said) + `"}`), Redacts: said}); err != nil {
 			t.Fatal(err)
 		}
@@ -491,7 +491,7 @@ func TestPushers(t *testing.T) {
 		h.want(alice, "GET", v3+"/pushers", nil, 200, `{"pushers":[{"kind":"http","app_id":"org.app","pushkey":"key","app_display_name":"App","device_display_name":"Phone",
 			"lang":"de","data":{"url":"https://push.example/_matrix/push/v1/notify","org.more":1}}]}`)
 		h.want(bob, "POST", set, pusher(func(p map[string]any) { p["append"] = true }), 200, `{}`)
-		if n := len(h.ok(alice, "GET", v3+"/pushers", nil)["pushers"].([]any)); n != 1 {
+		if n := len(h.OK(alice, "GET", v3+"/pushers", nil).List("pushers")); n != 1 {
 			t.Errorf("alice has %d pushers beside bob's, want 1", n)
 		}
 		h.want(bob, "POST", set, pusher(nil), 200, `{}`)

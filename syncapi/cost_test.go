@@ -34,35 +34,35 @@ func (s *server) counted(deed func()) []string {
 
 func TestEmptySyncCostsNoSQL(t *testing.T) {
 	eachEngine(t, func(s *server) {
-		room := s.create(alice, nil)
-		other := s.create(bob, nil)
+		room := s.Create(alice, nil)
+		other := s.Create(bob, nil)
 		since := s.get(alice, "").next()
 		since = s.get(alice, since).next()
-		s.say(bob, other, "not for alice")
+		s.Say(bob, other, "not for alice")
 		since = s.get(alice, since).next()
 		list := s.counted(func() {
 			for range 3 {
 				a := s.get(alice, since, "timeout", "30")
 				if a.Get("rooms").Exists() || !a.Get("device_unused_fallback_key_types").Exists() {
-					s.t.Errorf("an empty sync says %s", a.Raw)
+					s.T.Errorf("an empty sync says %s", a.Text)
 				}
 				since = a.next()
 			}
 		})
 		if len(list) != 0 {
-			s.t.Errorf("empty syncs cost %d statements:\n%s", len(list), strings.Join(list, "\n"))
+			s.T.Errorf("empty syncs cost %d statements:\n%s", len(list), strings.Join(list, "\n"))
 		}
-		s.join(bob, room)
+		s.Join(bob, room)
 		bobs := s.get(bob, s.get(bob, "").next()).next()
 		since = s.get(alice, since).next()
-		s.say(alice, room, "x")
+		s.Say(alice, room, "x")
 		for _, c := range []struct {
 			who, since string
 			most       int
 		}{{alice, since, 10}, {bob, bobs, 4}} { // what they have in common is read once
-			list := s.counted(func() { same(s.t, "news", s.get(c.who, c.since).bodies("join", room), []string{"x"}) })
+			list := s.counted(func() { same(s.T, "news", s.get(c.who, c.since).bodies("join", room), []string{"x"}) })
 			if len(list) > c.most {
-				s.t.Errorf("one message costs %s %d statements, want %d:\n%s", c.who, len(list), c.most, strings.Join(list, "\n"))
+				s.T.Errorf("one message costs %s %d statements, want %d:\n%s", c.who, len(list), c.most, strings.Join(list, "\n"))
 			}
 		}
 	})
@@ -70,15 +70,15 @@ func TestEmptySyncCostsNoSQL(t *testing.T) {
 
 // crowd makes a room with many members, each with a token.
 func crowd(b *testing.B, s *server, n int) (room string, users, since []string) {
-	room = s.create(alice, nil)
+	room = s.Create(alice, nil)
 	for i := range n {
 		user := fmt.Sprintf("@user%d:test", i)
-		if err := s.rooms.Join(b.Context(), roomserver.Join{User: id.UserID(user), Room: id.RoomID(room)}); err != nil {
+		if err := s.Rooms.Join(b.Context(), roomserver.Join{User: id.UserID(user), Room: id.RoomID(room)}); err != nil {
 			b.Fatal(err)
 		}
 		users = append(users, user)
 	}
-	err := s.db.Write(b.Context(), nil, func(tx storage.Tx) error {
+	err := s.DB.Write(b.Context(), nil, func(tx storage.Tx) error {
 		for _, u := range users {
 			if _, err := tx.InsertDevice(storage.Device{User: u, ID: "DEVICE"}); err != nil {
 				return err
@@ -122,9 +122,9 @@ func BenchmarkMessageToHundred(b *testing.B) {
 					for i, u := range users {
 						all.Go(func() {
 							for {
-								a, err := s.tryAsk(u, "GET", syncPath(since[i], "timeout", "30000", "filter", `{"presence":{"types":[]}}`), nil)
-								if err != nil || a.status != 200 {
-									b.Errorf("%d %v", a.status, err)
+								a, err := s.Try(u, "GET", syncPath(since[i], "timeout", "30000", "filter", `{"presence":{"types":[]}}`), nil)
+								if err != nil || a.Status != 200 {
+									b.Errorf("%d %v", a.Status, err)
 									return
 								}
 								since[i] = synced{a}.next()
@@ -134,7 +134,7 @@ func BenchmarkMessageToHundred(b *testing.B) {
 							}
 						})
 					}
-					s.say(alice, room, "to all")
+					s.Say(alice, room, "to all")
 					all.Wait()
 				})
 				statements += len(list)

@@ -13,16 +13,16 @@ func TestRoomWithoutStateIsLeftOut(t *testing.T) {
 	sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) {
 		o := fresh()
 		s := serve(t, o, 16<<20)
-		gone, stays := s.create(alice, object{"name": "gone"}), s.create(alice, object{"name": "stays"})
+		gone, stays := s.Create(alice, object{"name": "gone"}), s.Create(alice, object{"name": "stays"})
 		for _, room := range []string{gone, stays} {
-			s.set(alice, room, "m.room.join_rules", "", object{"join_rule": "public"})
-			s.join(bob, room)
-			s.say(alice, room, "hello")
+			s.Set(alice, room, "m.room.join_rules", "", object{"join_rule": "public"})
+			s.Join(bob, room)
+			s.Say(alice, room, "hello")
 		}
 		since := s.get(alice, "").next()
-		s.set(alice, gone, "m.room.topic", "", object{"topic": "last"})
-		s.say(alice, stays, "news")
-		err := s.db.Write(t.Context(), nil, func(tx storage.Tx) error {
+		s.Set(alice, gone, "m.room.topic", "", object{"topic": "last"})
+		s.Say(alice, stays, "news")
+		err := s.DB.Write(t.Context(), nil, func(tx storage.Tx) error {
 			row, _, err := tx.Room(gone)
 			tx.Exec(`DELETE FROM state_nodes WHERE room = $1`, row.NID)
 			return err
@@ -34,12 +34,12 @@ func TestRoomWithoutStateIsLeftOut(t *testing.T) {
 		for _, token := range []string{"", since} {
 			a := s.get(alice, token)
 			if a.room("join", gone).Exists() || !a.room("join", stays).Exists() {
-				t.Errorf("since %q alice is told %s", token, a.Raw)
+				t.Errorf("since %q alice is told %s", token, a.Text)
 			}
 		}
 		for _, path := range [][]string{{"state"}, {"members"}, {"state", "m.room.name", ""}, {"messages?dir=b"}} {
-			if a := s.ask(alice, "GET", at(gone, path...), nil); a.status >= 500 {
-				t.Errorf("%s: %d %s", path, a.status, a.Raw)
+			if a := s.Ask(alice, "GET", at(gone, path...), nil); a.Status >= 500 {
+				t.Errorf("%s: %d %s", path, a.Status, a.Text)
 			}
 		}
 	})

@@ -22,7 +22,7 @@ import (
 
 // client is what a Matrix client does with /sync: it keeps the history and the state of a room by what it
 // is told, and walks back where something is missing.
-type client struct {
+type syncer struct {
 	s       *server
 	user    string
 	room    string
@@ -34,15 +34,15 @@ type client struct {
 	gaps    int
 }
 
-func (c *client) step(t *testing.T, limit int, timeout string) {
+func (c *syncer) step(t *testing.T, limit int, timeout string) {
 	filter := fmt.Sprintf(`{"room":{"timeline":{"limit":%d}},"presence":{"types":[]}}`, limit)
 	query := []string{"filter", filter, "timeout", timeout}
 	if c.after {
 		query = append(query, "use_state_after", "true")
 	}
-	a, err := c.s.tryAsk(c.user, "GET", syncPath(c.since, query...), nil)
-	if err != nil || a.status != 200 {
-		t.Errorf("%s syncs: %d %s %v", c.user, a.status, a.Raw, err)
+	a, err := c.s.Try(c.user, "GET", syncPath(c.since, query...), nil)
+	if err != nil || a.Status != 200 {
+		t.Errorf("%s syncs: %d %s %v", c.user, a.Status, a.Text, err)
 		return
 	}
 	got := synced{a}
@@ -90,12 +90,12 @@ func (c *client) step(t *testing.T, limit int, timeout string) {
 }
 
 // walkBack fills a gap: from a token back to the newest event that is known.
-func (c *client) walkBack(t *testing.T, from string) []string {
+func (c *syncer) walkBack(t *testing.T, from string) []string {
 	var found []string
 	for range 200 {
-		a, err := c.s.tryAsk(c.user, "GET", at(c.room, "messages")+"?dir=b&limit=7&from="+url.QueryEscape(from), nil)
-		if err != nil || a.status != 200 {
-			t.Errorf("%s walks back: %d %s %v", c.user, a.status, a.Raw, err)
+		a, err := c.s.Try(c.user, "GET", at(c.room, "messages")+"?dir=b&limit=7&from="+url.QueryEscape(from), nil)
+		if err != nil || a.Status != 200 {
+			t.Errorf("%s walks back: %d %s %v", c.user, a.Status, a.Text, err)
 			return found
 		}
 		for _, ev := range a.Get("chunk").Array() {
@@ -128,8 +128,8 @@ func TestClientsPutTogetherTheWholeRoom(t *testing.T) {
 func wholeRoom(t *testing.T, s *server) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	room := s.create(alice, nil)
-	clients := []*client{
+	room := s.Create(alice, nil)
+	clients := []*syncer{
 		{s: s, user: alice}, {s: s, user: alice + "/B", after: true},
 		{s: s, user: bob}, {s: s, user: bob + "/B", after: true},
 	}
@@ -164,7 +164,7 @@ func wholeRoom(t *testing.T, s *server) {
 	writers.Wait()
 	close(done)
 	readers.Wait()
-	if err := s.rooms.Join(t.Context(), roomserver.Join{User: bob, Room: id.RoomID(room)}); err != nil {
+	if err := s.Rooms.Join(t.Context(), roomserver.Join{User: bob, Room: id.RoomID(room)}); err != nil {
 		t.Fatal(err)
 	}
 	history, state := s.whole(t, room)
@@ -194,7 +194,7 @@ func (s *server) write(t *testing.T, r *rand.Rand, room id.RoomID, text string) 
 		return out
 	}
 	send := func(sender id.UserID, typ string, key *string, c object) error {
-		_, err := s.rooms.Send(t.Context(), roomserver.NewEvent{Room: room, Sender: sender, Type: typ, StateKey: key, Content: content(c)})
+		_, err := s.Rooms.Send(t.Context(), roomserver.NewEvent{Room: room, Sender: sender, Type: typ, StateKey: key, Content: content(c)})
 		return err
 	}
 	var err error
@@ -205,14 +205,14 @@ func (s *server) write(t *testing.T, r *rand.Rand, room id.RoomID, text string) 
 		key := fmt.Sprint(r.IntN(4))
 		err = send(alice, "org.example.thing", &key, object{"v": text})
 	case n == 9:
-		err = s.rooms.Join(t.Context(), roomserver.Join{User: bob, Room: room})
+		err = s.Rooms.Join(t.Context(), roomserver.Join{User: bob, Room: room})
 	case n == 10:
-		err = s.rooms.Leave(t.Context(), bob, room, nil)
+		err = s.Rooms.Leave(t.Context(), bob, room, nil)
 		if chancery.IsCode(err, chancery.CodeNotFound) { // was never there
 			err = nil
 		}
 	default:
-		err = s.rooms.Join(t.Context(), roomserver.Join{User: carol, Room: room})
+		err = s.Rooms.Join(t.Context(), roomserver.Join{User: carol, Room: room})
 		if err == nil {
 			err = send(carol, "m.room.message", nil, object{"msgtype": "m.text", "body": "carol " + text})
 		}
@@ -225,7 +225,7 @@ func (s *server) write(t *testing.T, r *rand.Rand, room id.RoomID, text string) 
 // whole reads the room's history and state as storage has them.
 func (s *server) whole(t *testing.T, roomID string) (history []string, state map[string]string) {
 	state = map[string]string{}
-	err := s.db.Read(t.Context(), func(tx storage.Tx) error {
+	err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
 		room, _, err := tx.Room(roomID)
 		if err != nil {
 			return err

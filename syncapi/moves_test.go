@@ -14,37 +14,37 @@ import (
 // fork has a user of ours say something that builds on an older event than the room's last, as another server
 // might bring it.
 func (s *server) fork(who, room, after, typ string, key *string, content object, auth ...string) string {
-	s.t.Helper()
+	s.T.Helper()
 	version, _ := event.Lookup("12")
 	text, err := json.Marshal(content)
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	p := event.Proto{RoomID: id.RoomID(room), Sender: id.UserID(who), Type: typ, StateKey: key, Content: text, Depth: 100,
 		PrevEvents: []id.EventID{id.EventID(after)}}
 	for _, v := range auth {
 		p.AuthEvents = append(p.AuthEvents, id.EventID(v))
 	}
-	ev, err := event.Build(version, p, "test", s.keys.Key().ID, s.keys.Key().Private, time.Now())
+	ev, err := event.Build(version, p, "test", s.Keys.Key().ID, s.Keys.Key().Private, time.Now())
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
-	if failed := s.rooms.Receive(s.t.Context(), "test", []json.RawMessage{ev.JSON()})[ev.ID()]; failed != nil {
-		s.t.Fatal(failed)
+	if failed := s.Rooms.Receive(s.T.Context(), "test", []json.RawMessage{ev.JSON()})[ev.ID()]; failed != nil {
+		s.T.Fatal(failed)
 	}
 	return string(ev.ID())
 }
 
 // id gives the event that stands in a room's state.
 func (s *server) id(room, typ, key string) (eventID string) {
-	s.t.Helper()
-	for _, ev := range s.ok(alice, "GET", at(room, "state"), nil).Array() {
+	s.T.Helper()
+	for _, ev := range s.OK(alice, "GET", at(room, "state"), nil).At().Array() {
 		if ev.Get("type").Str == typ && ev.Get("state_key").Str == key {
 			eventID = ev.Get("event_id").Str
 		}
 	}
 	if eventID == "" {
-		s.t.Fatalf("there is no %s %q", typ, key)
+		s.T.Fatalf("there is no %s %q", typ, key)
 	}
 	return eventID
 }
@@ -56,14 +56,14 @@ func (s *server) id(room, typ, key string) (eventID string) {
 func TestStateThatMovesWithoutAnEventReachesClients(t *testing.T) {
 	eachEngine(t, func(s *server) {
 		empty := ""
-		room := s.create(alice, object{})
-		s.set(alice, room, "m.room.join_rules", "", object{"join_rule": "public"})
-		s.set(alice, room, "m.room.topic", "", object{"topic": "first"})
-		before := s.say(alice, room, "before")
+		room := s.Create(alice, object{})
+		s.Set(alice, room, "m.room.join_rules", "", object{"join_rule": "public"})
+		s.Set(alice, room, "m.room.topic", "", object{"topic": "first"})
+		before := s.Say(alice, room, "before")
 		mine, levels := s.id(room, "m.room.member", alice), s.id(room, "m.room.power_levels", "")
-		s.join(bob, room)
-		s.join(carol, room)
-		s.set(alice, room, "m.room.topic", "", object{"topic": "second"})
+		s.Join(bob, room)
+		s.Join(carol, room)
+		s.Set(alice, room, "m.room.topic", "", object{"topic": "second"})
 		hers := s.get(alice, "", "use_state_after", "true")
 		his := s.get(bob, "")
 		since, sinceBob := hers.next(), his.next()
@@ -79,16 +79,16 @@ func TestStateThatMovesWithoutAnEventReachesClients(t *testing.T) {
 		}
 		told := s.get(bob, sinceBob, "timeout", "0")
 		if !told.room("leave", room).Exists() || told.room("join", room).Exists() {
-			t.Errorf("bob, who is in the room no more, is told %s", told.Raw)
+			t.Errorf("bob, who is in the room no more, is told %s", told.Text)
 		}
 		if again := s.get(bob, told.next(), "timeout", "0"); again.Get("rooms").Exists() {
-			t.Errorf("bob is told twice: %s", again.Raw)
+			t.Errorf("bob is told twice: %s", again.Text)
 		}
-		if rooms := s.ok(bob, "GET", v3+"/joined_rooms", nil).Get("joined_rooms").Array(); len(rooms) != 0 {
+		if rooms := s.OK(bob, "GET", v3+"/joined_rooms", nil).Get("joined_rooms").Array(); len(rooms) != 0 {
 			t.Errorf("bob is in %v", rooms)
 		}
-		if a := s.ask(bob, "PUT", at(room, "send", "m.room.message", "x"), object{"body": "still here", "msgtype": "m.text"}); a.status != 403 {
-			t.Errorf("bob may still speak: %d %s", a.status, a.Raw)
+		if a := s.Ask(bob, "PUT", at(room, "send", "m.room.message", "x"), object{"body": "still here", "msgtype": "m.text"}); a.Status != 403 {
+			t.Errorf("bob may still speak: %d %s", a.Status, a.Text)
 		}
 	})
 }
@@ -99,13 +99,13 @@ func TestStateThatMovesWithoutAnEventReachesClients(t *testing.T) {
 func TestStateThatFallsBackReachesClients(t *testing.T) {
 	eachEngine(t, func(s *server) {
 		empty := ""
-		room := s.create(alice, object{})
-		s.set(alice, room, "m.room.join_rules", "", object{"join_rule": "public"})
-		s.join(bob, room)
-		s.set(alice, room, "m.room.power_levels", "", object{"users": object{bob: 50}})
-		first := s.set(alice, room, "m.room.topic", "", object{"topic": "first"})
+		room := s.Create(alice, object{})
+		s.Set(alice, room, "m.room.join_rules", "", object{"join_rule": "public"})
+		s.Join(bob, room)
+		s.Set(alice, room, "m.room.power_levels", "", object{"users": object{bob: 50}})
+		first := s.Set(alice, room, "m.room.topic", "", object{"topic": "first"})
 		mine, levels := s.id(room, "m.room.member", alice), s.id(room, "m.room.power_levels", "")
-		s.set(bob, room, "m.room.topic", "", object{"topic": "second"})
+		s.Set(bob, room, "m.room.topic", "", object{"topic": "second"})
 		since := s.get(alice, "").next()
 		demoted := s.fork(alice, room, first, "m.room.power_levels", &empty, object{"users": object{bob: 0}}, mine, levels)
 		for _, section := range []string{"state", "state_after"} {

@@ -24,7 +24,7 @@ func seed(name string) (public string, private ed25519.PrivateKey) {
 }
 
 // signed adds a signature to a key object.
-func signed(t *testing.T, o object, user, keyID string, private ed25519.PrivateKey) object {
+func signed(t testing.TB, o object, user, keyID string, private ed25519.PrivateKey) object {
 	t.Helper()
 	bare := object{}
 	for k, v := range o {
@@ -55,13 +55,13 @@ func signed(t *testing.T, o object, user, keyID string, private ed25519.PrivateK
 	return bare
 }
 
-func deviceKeys(t *testing.T, p person) object {
-	public, private := seed(p.user + p.device)
+func deviceKeys(t testing.TB, p person) object {
+	public, private := seed(p.User + p.Device)
 	return signed(t, object{
-		"user_id": p.user, "device_id": p.device,
+		"user_id": p.User, "device_id": p.Device,
 		"algorithms": []string{"m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"},
-		"keys":       object{"curve25519:" + p.device: "3C5BFWi2Y8MaVvjM8M22DBmh24PmgR0nPvJOIArzgyI", "ed25519:" + p.device: public},
-	}, p.user, "ed25519:"+p.device, private)
+		"keys":       object{"curve25519:" + p.Device: "3C5BFWi2Y8MaVvjM8M22DBmh24PmgR0nPvJOIArzgyI", "ed25519:" + p.Device: public},
+	}, p.User, "ed25519:"+p.Device, private)
 }
 
 func oneTimeKeys(from, to int) object {
@@ -72,21 +72,12 @@ func oneTimeKeys(from, to int) object {
 	return keys
 }
 
-func (a answer) at(path ...string) any {
-	var v any = a.body
-	for _, p := range path {
-		m, _ := v.(object)
-		v = m[p]
-	}
-	return v
-}
-
 // spec: c2s/uploadKeys, c2s/queryKeys
 func TestDeviceKeysAreCheckedAndShown(t *testing.T) {
 	eachEngine(t, nil, func(s *server) {
-		t := s.t
-		alice := s.login(s.register("alice").user, object{"device_id": "PHONE", "initial_device_display_name": "Alice's phone"})
-		bob := s.register("bob")
+		t := s.T
+		alice := s.Login(s.Register("alice").User, object{"device_id": "PHONE", "initial_device_display_name": "Alice's phone"})
+		bob := s.Register("bob")
 		upload := v3 + "/keys/upload"
 		good := deviceKeys(t, alice)
 		with := func(change object) object {
@@ -106,7 +97,7 @@ func TestDeviceKeysAreCheckedAndShown(t *testing.T) {
 			code   string
 			body   any
 		}{
-			{400, "M_BAD_JSON", with(object{"user_id": bob.user})},
+			{400, "M_BAD_JSON", with(object{"user_id": bob.User})},
 			{400, "M_BAD_JSON", with(object{"device_id": "OTHER"})},
 			{400, "M_BAD_JSON", with(object{"algorithms": nil})},
 			{400, "M_BAD_JSON", with(object{"keys": nil})},
@@ -119,43 +110,43 @@ func TestDeviceKeysAreCheckedAndShown(t *testing.T) {
 			{400, "M_BAD_JSON", object{"one_time_keys": object{"a:b": object{}}}},
 			{400, "M_NOT_JSON", "{"},
 		} {
-			s.want(c.status, c.code, alice.token, "POST", upload, c.body)
+			s.Want(c.status, c.code, alice.Token, "POST", upload, c.body)
 		}
-		a := s.want(200, "", alice.token, "POST", upload, object{"device_keys": good, "one_time_keys": oneTimeKeys(0, 3)})
-		if a.at("one_time_key_counts", "signed_curve25519") != 3.0 {
-			t.Fatalf("counted %v", a.body)
+		a := s.Want(200, "", alice.Token, "POST", upload, object{"device_keys": good, "one_time_keys": oneTimeKeys(0, 3)})
+		if a.Value("one_time_key_counts", "signed_curve25519") != 3.0 {
+			t.Fatalf("counted %v", a)
 		}
-		a = s.want(200, "", alice.token, "POST", upload, object{})
-		if a.at("one_time_key_counts", "signed_curve25519") != 3.0 {
-			t.Fatalf("counted %v", a.body)
+		a = s.Want(200, "", alice.Token, "POST", upload, object{})
+		if a.Value("one_time_key_counts", "signed_curve25519") != 3.0 {
+			t.Fatalf("counted %v", a)
 		}
 		query := func(ask object) answer {
-			return s.want(200, "", bob.token, "POST", v3+"/keys/query", object{"device_keys": ask})
+			return s.Want(200, "", bob.Token, "POST", v3+"/keys/query", object{"device_keys": ask})
 		}
-		a = query(object{alice.user: []string{}, "@nobody:agency.example": []string{}})
-		if a.at("device_keys", alice.user, "PHONE", "unsigned", "device_display_name") != "Alice's phone" ||
-			a.at("device_keys", alice.user, "PHONE", "keys", "curve25519:PHONE") == nil ||
-			a.at("device_keys", alice.user, "PHONE", "signatures", alice.user, "ed25519:PHONE") == nil {
-			t.Fatalf("queried %v", a.body)
+		a = query(object{alice.User: []string{}, "@nobody:agency.example": []string{}})
+		if a.Value("device_keys", alice.User, "PHONE", "unsigned", "device_display_name") != "Alice's phone" ||
+			a.Value("device_keys", alice.User, "PHONE", "keys", "curve25519:PHONE") == nil ||
+			a.Value("device_keys", alice.User, "PHONE", "signatures", alice.User, "ed25519:PHONE") == nil {
+			t.Fatalf("queried %v", a)
 		}
-		if a.at("device_keys", "@nobody:agency.example") != nil || len(a.at("failures").(object)) != 0 {
-			t.Fatalf("a user that is not there: %v", a.body)
+		if a.Value("device_keys", "@nobody:agency.example") != nil || len(a.Value("failures").(object)) != 0 {
+			t.Fatalf("a user that is not there: %v", a)
 		}
-		if a := query(object{alice.user: []string{"OTHER"}}); a.at("device_keys", alice.user, "PHONE") != nil {
-			t.Fatalf("a device that was not asked for: %v", a.body)
+		if a := query(object{alice.User: []string{"OTHER"}}); a.Value("device_keys", alice.User, "PHONE") != nil {
+			t.Fatalf("a device that was not asked for: %v", a)
 		}
-		s.want(400, "M_INVALID_PARAM", bob.token, "POST", v3+"/keys/query", object{"device_keys": object{"nobody": []string{}}})
-		s.want(400, "M_BAD_JSON", bob.token, "POST", v3+"/keys/query", object{"device_keys": object{alice.user: object{}}})
-		s.want(400, "M_MISSING_PARAM", bob.token, "POST", v3+"/keys/query", object{})
+		s.Want(400, "M_INVALID_PARAM", bob.Token, "POST", v3+"/keys/query", object{"device_keys": object{"nobody": []string{}}})
+		s.Want(400, "M_BAD_JSON", bob.Token, "POST", v3+"/keys/query", object{"device_keys": object{alice.User: object{}}})
+		s.Want(400, "M_MISSING_PARAM", bob.Token, "POST", v3+"/keys/query", object{})
 		// Another server that is not asked by anyone is named.
 		a = query(object{"@carol:elsewhere.example": []string{}})
-		if a.at("failures", "elsewhere.example") == nil {
-			t.Fatalf("failures of %v", a.body)
+		if a.Value("failures", "elsewhere.example") == nil {
+			t.Fatalf("failures of %v", a)
 		}
 		// The keys go with the device.
-		s.want(200, "", alice.token, "POST", v3+"/logout", object{})
-		if a := query(object{alice.user: []string{}}); a.at("device_keys", alice.user, "PHONE") != nil {
-			t.Fatalf("keys of a device that is gone: %v", a.body)
+		s.Want(200, "", alice.Token, "POST", v3+"/logout", object{})
+		if a := query(object{alice.User: []string{}}); a.Value("device_keys", alice.User, "PHONE") != nil {
+			t.Fatalf("keys of a device that is gone: %v", a)
 		}
 	})
 }
@@ -163,20 +154,20 @@ func TestDeviceKeysAreCheckedAndShown(t *testing.T) {
 // spec: c2s/uploadKeys: the same key again is no fault, another under its ID is
 func TestOneTimeKeysAreUploadedOnce(t *testing.T) {
 	eachEngine(t, nil, func(s *server) {
-		t := s.t
-		alice := s.register("alice")
+		t := s.T
+		alice := s.Register("alice")
 		upload := v3 + "/keys/upload"
-		s.want(200, "", alice.token, "POST", upload, object{"one_time_keys": oneTimeKeys(0, 2)})
-		a := s.want(200, "", alice.token, "POST", upload, object{"one_time_keys": oneTimeKeys(1, 4)})
-		if a.at("one_time_key_counts", "signed_curve25519") != 4.0 {
-			t.Fatalf("counted %v", a.body)
+		s.Want(200, "", alice.Token, "POST", upload, object{"one_time_keys": oneTimeKeys(0, 2)})
+		a := s.Want(200, "", alice.Token, "POST", upload, object{"one_time_keys": oneTimeKeys(1, 4)})
+		if a.Value("one_time_key_counts", "signed_curve25519") != 4.0 {
+			t.Fatalf("counted %v", a)
 		}
 		other := oneTimeKeys(1, 6)
 		other["signed_curve25519:0001"] = object{"key": "another", "signatures": object{}}
-		s.want(400, "M_UNKNOWN", alice.token, "POST", upload, object{"one_time_keys": other})
-		a = s.want(200, "", alice.token, "POST", upload, object{})
-		if a.at("one_time_key_counts", "signed_curve25519") != 4.0 {
-			t.Fatalf("a refused upload changed something: %v", a.body)
+		s.Want(400, "M_UNKNOWN", alice.Token, "POST", upload, object{"one_time_keys": other})
+		a = s.Want(200, "", alice.Token, "POST", upload, object{})
+		if a.Value("one_time_key_counts", "signed_curve25519") != 4.0 {
+			t.Fatalf("a refused upload changed something: %v", a)
 		}
 	})
 }
@@ -184,20 +175,20 @@ func TestOneTimeKeysAreUploadedOnce(t *testing.T) {
 // spec: c2s/claimKeys
 func TestOneTimeKeysAreGivenOutOnceInOrderThenTheFallback(t *testing.T) {
 	eachEngine(t, nil, func(s *server) {
-		t := s.t
-		alice, bob := s.register("alice"), s.register("bob")
+		t := s.T
+		alice, bob := s.Register("alice"), s.Register("bob")
 		const uploads, each = 4, 25
 		// Names descend, so that an order by name would be the wrong one.
 		for u := range uploads {
 			from := (uploads - u - 1) * each
-			s.want(200, "", alice.token, "POST", v3+"/keys/upload", object{"one_time_keys": oneTimeKeys(from, from+each)})
+			s.Want(200, "", alice.Token, "POST", v3+"/keys/upload", object{"one_time_keys": oneTimeKeys(from, from+each)})
 		}
-		s.want(200, "", alice.token, "POST", v3+"/keys/upload", object{"fallback_keys": object{
+		s.Want(200, "", alice.Token, "POST", v3+"/keys/upload", object{"fallback_keys": object{
 			"signed_curve25519:fall": object{"key": "back", "fallback": true, "signatures": object{}}}})
 		unused := func() []string {
 			var counts storage.KeyCounts
-			err := s.db.Read(t.Context(), func(tx storage.Tx) (err error) {
-				counts, err = s.users.KeyCounts(tx, id.UserID(alice.user), id.DeviceID(alice.device))
+			err := s.DB.Read(t.Context(), func(tx storage.Tx) (err error) {
+				counts, err = s.Users.KeyCounts(tx, id.UserID(alice.User), id.DeviceID(alice.Device))
 				return err
 			})
 			if err != nil {
@@ -206,10 +197,10 @@ func TestOneTimeKeysAreGivenOutOnceInOrderThenTheFallback(t *testing.T) {
 			return counts.UnusedFallback
 		}
 		claim := func() string {
-			a := s.want(200, "", bob.token, "POST", v3+"/keys/claim", object{"one_time_keys": object{alice.user: object{alice.device: "signed_curve25519"}}})
-			keys, _ := a.at("one_time_keys", alice.user, alice.device).(object)
+			a := s.Want(200, "", bob.Token, "POST", v3+"/keys/claim", object{"one_time_keys": object{alice.User: object{alice.Device: "signed_curve25519"}}})
+			keys, _ := a.Value("one_time_keys", alice.User, alice.Device).(object)
 			if len(keys) != 1 {
-				t.Errorf("claimed %v", a.body)
+				t.Errorf("claimed %v", a)
 			}
 			for name := range keys {
 				return name
@@ -248,20 +239,20 @@ func TestOneTimeKeysAreGivenOutOnceInOrderThenTheFallback(t *testing.T) {
 				t.Fatalf("the fallback key still counts as unused: %v", got)
 			}
 		}
-		s.want(200, "", alice.token, "POST", v3+"/keys/upload", object{"fallback_keys": object{
+		s.Want(200, "", alice.Token, "POST", v3+"/keys/upload", object{"fallback_keys": object{
 			"signed_curve25519:fall": object{"key": "back", "fallback": true, "signatures": object{}}}})
 		if got := unused(); len(got) != 0 {
 			t.Fatal("the same fallback key counts as a new one")
 		}
-		s.want(200, "", alice.token, "POST", v3+"/keys/upload", object{"fallback_keys": object{
+		s.Want(200, "", alice.Token, "POST", v3+"/keys/upload", object{"fallback_keys": object{
 			"signed_curve25519:new": object{"key": "back2", "fallback": true, "signatures": object{}}}})
 		if got := unused(); len(got) != 1 {
 			t.Fatal("a new fallback key is not unused")
 		}
-		a := s.want(200, "", bob.token, "POST", v3+"/keys/claim", object{"one_time_keys": object{
-			alice.user: object{alice.device: "other"}, "@nobody:agency.example": object{"X": "signed_curve25519"}}})
-		if len(a.at("one_time_keys").(object)) != 0 || len(a.at("failures").(object)) != 0 {
-			t.Fatalf("claimed what is not there: %v", a.body)
+		a := s.Want(200, "", bob.Token, "POST", v3+"/keys/claim", object{"one_time_keys": object{
+			alice.User: object{alice.Device: "other"}, "@nobody:agency.example": object{"X": "signed_curve25519"}}})
+		if len(a.Value("one_time_keys").(object)) != 0 || len(a.Value("failures").(object)) != 0 {
+			t.Fatalf("claimed what is not there: %v", a)
 		}
 	})
 }
@@ -269,22 +260,22 @@ func TestOneTimeKeysAreGivenOutOnceInOrderThenTheFallback(t *testing.T) {
 // Fifty claimers at once reach for thirty keys: nobody gets another's.
 func TestNoTwoClaimersGetTheSameKey(t *testing.T) {
 	eachEngine(t, nil, func(s *server) {
-		t := s.t
-		alice, bob := s.register("alice"), s.register("bob")
-		s.want(200, "", alice.token, "POST", v3+"/keys/upload", object{"one_time_keys": oneTimeKeys(0, 30)})
+		t := s.T
+		alice, bob := s.Register("alice"), s.Register("bob")
+		s.Want(200, "", alice.Token, "POST", v3+"/keys/upload", object{"one_time_keys": oneTimeKeys(0, 30)})
 		var mu sync.Mutex
 		var all sync.WaitGroup
 		seen, empty := map[string]int{}, 0
 		for range 50 {
 			all.Go(func() {
-				a := s.ask(bob.token, "POST", v3+"/keys/claim", object{"one_time_keys": object{alice.user: object{alice.device: "signed_curve25519"}}})
-				keys, _ := a.at("one_time_keys", alice.user, alice.device).(object)
+				a := s.Ask(bob.Token, "POST", v3+"/keys/claim", object{"one_time_keys": object{alice.User: object{alice.Device: "signed_curve25519"}}})
+				keys, _ := a.Value("one_time_keys", alice.User, alice.Device).(object)
 				mu.Lock()
 				defer mu.Unlock()
 				for name := range keys {
 					seen[name]++
 				}
-				if len(keys) == 0 && a.status == http.StatusOK {
+				if len(keys) == 0 && a.Status == http.StatusOK {
 					empty++
 				}
 			})
@@ -296,7 +287,7 @@ func TestNoTwoClaimersGetTheSameKey(t *testing.T) {
 	})
 }
 
-func crossSigning(t *testing.T, user, usage, name string, signers ...string) object {
+func crossSigning(t testing.TB, user, usage, name string, signers ...string) object {
 	public, _ := seed(name)
 	o := object{"user_id": user, "usage": []string{usage}, "keys": object{"ed25519:" + public: public}}
 	for _, signer := range signers {
@@ -309,10 +300,10 @@ func crossSigning(t *testing.T, user, usage, name string, signers ...string) obj
 // spec: c2s/uploadCrossSigningKeys
 func TestCrossSigningKeysAreConfirmedWhenTheyChange(t *testing.T) {
 	eachEngine(t, nil, func(s *server) {
-		t := s.t
-		alice, bob := s.register("alice"), s.register("bob")
+		t := s.T
+		alice, bob := s.Register("alice"), s.Register("bob")
 		upload := v3 + "/keys/device_signing/upload"
-		u := alice.user
+		u := alice.User
 		for _, c := range []struct {
 			status int
 			code   string
@@ -321,109 +312,109 @@ func TestCrossSigningKeysAreConfirmedWhenTheyChange(t *testing.T) {
 			{400, "M_MISSING_PARAM", object{"self_signing_key": crossSigning(t, u, "self_signing", "self", "master")}},
 			{400, "M_INVALID_SIGNATURE", object{"master_key": crossSigning(t, u, "master", "master"), "self_signing_key": crossSigning(t, u, "self_signing", "self")}},
 			{400, "M_INVALID_SIGNATURE", object{"master_key": crossSigning(t, u, "master", "master"), "user_signing_key": crossSigning(t, u, "user_signing", "user", "other")}},
-			{400, "M_INVALID_PARAM", object{"master_key": crossSigning(t, bob.user, "master", "master")}},
+			{400, "M_INVALID_PARAM", object{"master_key": crossSigning(t, bob.User, "master", "master")}},
 			{400, "M_INVALID_PARAM", object{"master_key": crossSigning(t, u, "self_signing", "master")}},
 			{400, "M_INVALID_PARAM", object{"master_key": object{"user_id": u, "usage": []string{"master"}, "keys": object{}}}},
 			{400, "M_BAD_JSON", object{"master_key": object{"user_id": u, "usage": "master", "keys": object{}}}},
 		} {
-			s.want(c.status, c.code, alice.token, "POST", upload, c.body)
+			s.Want(c.status, c.code, alice.Token, "POST", upload, c.body)
 		}
 		first := object{"master_key": crossSigning(t, u, "master", "master"),
 			"self_signing_key": crossSigning(t, u, "self_signing", "self", "master"),
 			"user_signing_key": crossSigning(t, u, "user_signing", "user", "master")}
-		s.want(200, "", alice.token, "POST", upload, first)
-		s.want(200, "", alice.token, "POST", upload, first) // the same keys again need no password
+		s.Want(200, "", alice.Token, "POST", upload, first)
+		s.Want(200, "", alice.Token, "POST", upload, first) // the same keys again need no password
 		public, _ := seed("user")
-		own := s.want(200, "", alice.token, "POST", v3+"/keys/query", object{"device_keys": object{u: []string{}}})
-		if own.at("user_signing_keys", u, "keys", "ed25519:"+public) != public || own.at("master_keys", u) == nil || own.at("self_signing_keys", u) == nil {
-			t.Fatalf("alice sees %v", own.body)
+		own := s.Want(200, "", alice.Token, "POST", v3+"/keys/query", object{"device_keys": object{u: []string{}}})
+		if own.Value("user_signing_keys", u, "keys", "ed25519:"+public) != public || own.Value("master_keys", u) == nil || own.Value("self_signing_keys", u) == nil {
+			t.Fatalf("alice sees %v", own)
 		}
-		others := s.want(200, "", bob.token, "POST", v3+"/keys/query", object{"device_keys": object{u: []string{}}})
-		if others.at("user_signing_keys", u) != nil || others.at("master_keys", u) == nil || others.at("self_signing_keys", u) == nil {
-			t.Fatalf("bob sees %v", others.body)
+		others := s.Want(200, "", bob.Token, "POST", v3+"/keys/query", object{"device_keys": object{u: []string{}}})
+		if others.Value("user_signing_keys", u) != nil || others.Value("master_keys", u) == nil || others.Value("self_signing_keys", u) == nil {
+			t.Fatalf("bob sees %v", others)
 		}
 		second := object{"master_key": crossSigning(t, u, "master", "master2")}
-		if a := s.confirmed(alice, "POST", upload, second); a.status != 200 {
-			t.Fatalf("%d %v", a.status, a.body)
+		if a := s.Confirmed(alice, "POST", upload, second); a.Status != 200 {
+			t.Fatalf("%d %v", a.Status, a)
 		}
 		public, _ = seed("master2")
-		if a := s.want(200, "", bob.token, "POST", v3+"/keys/query", object{"device_keys": object{u: []string{}}}); a.at("master_keys", u, "keys", "ed25519:"+public) == nil {
-			t.Fatalf("the new key is not there: %v", a.body)
+		if a := s.Want(200, "", bob.Token, "POST", v3+"/keys/query", object{"device_keys": object{u: []string{}}}); a.Value("master_keys", u, "keys", "ed25519:"+public) == nil {
+			t.Fatalf("the new key is not there: %v", a)
 		}
 		// The name of a device is no name for a key.
 		public, _ = seed("clash")
-		s.login("bob", object{"device_id": public})
-		s.want(403, "M_FORBIDDEN", bob.token, "POST", upload, object{"master_key": crossSigning(t, bob.user, "master", "clash")})
+		s.Login("bob", object{"device_id": public})
+		s.Want(403, "M_FORBIDDEN", bob.Token, "POST", upload, object{"master_key": crossSigning(t, bob.User, "master", "clash")})
 	})
 }
 
 // spec: c2s/uploadCrossSigningSignatures
 func TestSignaturesAreCheckedAndSeenByWhoMay(t *testing.T) {
 	eachEngine(t, nil, func(s *server) {
-		t := s.t
-		alice, bob, carol := s.register("alice"), s.register("bob"), s.register("carol")
+		t := s.T
+		alice, bob, carol := s.Register("alice"), s.Register("bob"), s.Register("carol")
 		for _, p := range []person{alice, bob} {
-			s.want(200, "", p.token, "POST", v3+"/keys/upload", object{"device_keys": deviceKeys(t, p)})
-			n := p.user
-			s.want(200, "", p.token, "POST", v3+"/keys/device_signing/upload", object{"master_key": crossSigning(t, p.user, "master", n+"m"),
-				"self_signing_key": crossSigning(t, p.user, "self_signing", n+"s", n+"m"),
-				"user_signing_key": crossSigning(t, p.user, "user_signing", n+"u", n+"m")})
+			s.Want(200, "", p.Token, "POST", v3+"/keys/upload", object{"device_keys": deviceKeys(t, p)})
+			n := p.User
+			s.Want(200, "", p.Token, "POST", v3+"/keys/device_signing/upload", object{"master_key": crossSigning(t, p.User, "master", n+"m"),
+				"self_signing_key": crossSigning(t, p.User, "self_signing", n+"s", n+"m"),
+				"user_signing_key": crossSigning(t, p.User, "user_signing", n+"u", n+"m")})
 		}
 		upload := v3 + "/keys/signatures/upload"
 		masterOf := func(p person) (string, object) {
-			public, _ := seed(p.user + "m")
-			return public, crossSigning(t, p.user, "master", p.user+"m")
+			public, _ := seed(p.User + "m")
+			return public, crossSigning(t, p.User, "master", p.User+"m")
 		}
-		by := func(p person, what string) (string, ed25519.PrivateKey) { return seed(p.user + what) }
+		by := func(p person, what string) (string, ed25519.PrivateKey) { return seed(p.User + what) }
 		selfPublic, selfPrivate := by(alice, "s")
 		userPublic, userPrivate := by(alice, "u")
-		_, devicePrivate := seed(alice.user + alice.device)
+		_, devicePrivate := seed(alice.User + alice.Device)
 		aliceMaster, aliceObject := masterOf(alice)
 		bobMaster, bobObject := masterOf(bob)
 
-		a := s.want(200, "", alice.token, "POST", upload, object{
-			alice.user: object{
-				alice.device: signed(t, deviceKeys(t, alice), alice.user, "ed25519:"+selfPublic, selfPrivate),
-				aliceMaster:  signed(t, aliceObject, alice.user, "ed25519:"+alice.device, devicePrivate),
+		a := s.Want(200, "", alice.Token, "POST", upload, object{
+			alice.User: object{
+				alice.Device: signed(t, deviceKeys(t, alice), alice.User, "ed25519:"+selfPublic, selfPrivate),
+				aliceMaster:  signed(t, aliceObject, alice.User, "ed25519:"+alice.Device, devicePrivate),
 			},
-			bob.user: object{bobMaster: signed(t, bobObject, alice.user, "ed25519:"+userPublic, userPrivate)},
+			bob.User: object{bobMaster: signed(t, bobObject, alice.User, "ed25519:"+userPublic, userPrivate)},
 		})
-		if len(a.at("failures").(object)) != 0 {
-			t.Fatalf("refused %v", a.body)
+		if len(a.Value("failures").(object)) != 0 {
+			t.Fatalf("refused %v", a)
 		}
 		see := func(p person) answer {
-			return s.want(200, "", p.token, "POST", v3+"/keys/query", object{"device_keys": object{alice.user: []string{}, bob.user: []string{}}})
+			return s.Want(200, "", p.Token, "POST", v3+"/keys/query", object{"device_keys": object{alice.User: []string{}, bob.User: []string{}}})
 		}
 		for _, p := range []person{alice, bob, carol} {
 			a := see(p)
-			if a.at("device_keys", alice.user, alice.device, "signatures", alice.user, "ed25519:"+selfPublic) == nil ||
-				a.at("device_keys", alice.user, alice.device, "signatures", alice.user, "ed25519:"+alice.device) == nil ||
-				a.at("master_keys", alice.user, "signatures", alice.user, "ed25519:"+alice.device) == nil {
-				t.Errorf("%s does not see what alice signed of her own: %v", p.user, a.body)
+			if a.Value("device_keys", alice.User, alice.Device, "signatures", alice.User, "ed25519:"+selfPublic) == nil ||
+				a.Value("device_keys", alice.User, alice.Device, "signatures", alice.User, "ed25519:"+alice.Device) == nil ||
+				a.Value("master_keys", alice.User, "signatures", alice.User, "ed25519:"+alice.Device) == nil {
+				t.Errorf("%s does not see what alice signed of her own: %v", p.User, a)
 			}
 			// Whom alice has verified is nobody's business.
-			if got := a.at("master_keys", bob.user, "signatures", alice.user, "ed25519:"+userPublic); (got != nil) != (p == alice) {
-				t.Errorf("%s sees of alice's signature on bob: %v", p.user, got)
+			if got := a.Value("master_keys", bob.User, "signatures", alice.User, "ed25519:"+userPublic); (got != nil) != (p == alice) {
+				t.Errorf("%s sees of alice's signature on bob: %v", p.User, got)
 			}
 		}
 
 		wrong := func(code, target string, o object) {
 			t.Helper()
-			a := s.want(200, "", alice.token, "POST", upload, object{o["user_id"].(string): object{target: o}})
-			if a.at("failures", o["user_id"].(string), target, "errcode") != code {
-				t.Errorf("want %s: %v", code, a.body)
+			a := s.Want(200, "", alice.Token, "POST", upload, object{o["user_id"].(string): object{target: o}})
+			if a.Value("failures", o["user_id"].(string), target, "errcode") != code {
+				t.Errorf("want %s: %v", code, a)
 			}
 		}
 		other, otherPrivate := seed("other")
-		wrong("M_INVALID_SIGNATURE", alice.device, signed(t, deviceKeys(t, alice), alice.user, "ed25519:"+other, otherPrivate))
-		wrong("M_INVALID_SIGNATURE", alice.device, signed(t, deviceKeys(t, alice), alice.user, "ed25519:"+selfPublic, otherPrivate))
-		wrong("M_INVALID_SIGNATURE", aliceMaster, signed(t, aliceObject, alice.user, "ed25519:"+alice.device, otherPrivate))
-		wrong("M_INVALID_SIGNATURE", bobMaster, signed(t, bobObject, alice.user, "ed25519:"+selfPublic, selfPrivate))
-		wrong("M_NOT_FOUND", "NONE", signed(t, deviceKeys(t, alice), alice.user, "ed25519:"+selfPublic, selfPrivate))
-		wrong("M_NOT_FOUND", bob.device, signed(t, deviceKeys(t, bob), alice.user, "ed25519:"+userPublic, userPrivate))
+		wrong("M_INVALID_SIGNATURE", alice.Device, signed(t, deviceKeys(t, alice), alice.User, "ed25519:"+other, otherPrivate))
+		wrong("M_INVALID_SIGNATURE", alice.Device, signed(t, deviceKeys(t, alice), alice.User, "ed25519:"+selfPublic, otherPrivate))
+		wrong("M_INVALID_SIGNATURE", aliceMaster, signed(t, aliceObject, alice.User, "ed25519:"+alice.Device, otherPrivate))
+		wrong("M_INVALID_SIGNATURE", bobMaster, signed(t, bobObject, alice.User, "ed25519:"+selfPublic, selfPrivate))
+		wrong("M_NOT_FOUND", "NONE", signed(t, deviceKeys(t, alice), alice.User, "ed25519:"+selfPublic, selfPrivate))
+		wrong("M_NOT_FOUND", bob.Device, signed(t, deviceKeys(t, bob), alice.User, "ed25519:"+userPublic, userPrivate))
 		changed := deviceKeys(t, alice)
 		changed["algorithms"] = []string{}
-		wrong("M_INVALID_PARAM", alice.device, signed(t, changed, alice.user, "ed25519:"+selfPublic, selfPrivate))
-		s.want(400, "M_BAD_JSON", alice.token, "POST", upload, object{alice.user: "x"})
+		wrong("M_INVALID_PARAM", alice.Device, signed(t, changed, alice.User, "ed25519:"+selfPublic, selfPrivate))
+		s.Want(400, "M_BAD_JSON", alice.Token, "POST", upload, object{alice.User: "x"})
 	})
 }

@@ -13,9 +13,9 @@ import (
 
 // waiting lists what waits for a device above a number.
 func (s *server) waiting(p person, above int64, limit int) (texts []string, last int64, more bool) {
-	s.t.Helper()
-	err := s.db.Read(s.t.Context(), func(tx storage.Tx) error {
-		events, l, m, err := s.users.ToDevice(tx, id.UserID(p.user), id.DeviceID(p.device), above, limit)
+	s.T.Helper()
+	err := s.DB.Read(s.T.Context(), func(tx storage.Tx) error {
+		events, l, m, err := s.Users.ToDevice(tx, id.UserID(p.User), id.DeviceID(p.Device), above, limit)
 		last, more = l, m
 		for _, e := range events {
 			var v struct {
@@ -30,7 +30,7 @@ func (s *server) waiting(p person, above int64, limit int) (texts []string, last
 		return err
 	})
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	return texts, last, more
 }
@@ -38,20 +38,20 @@ func (s *server) waiting(p person, above int64, limit int) (texts []string, last
 // spec: c2s/sendToDevice
 func TestMessagesReachTheirDevicesOnceAndInOrder(t *testing.T) {
 	eachEngine(t, nil, func(s *server) {
-		t := s.t
-		alice := s.register("alice")
-		bob := s.register("bob")
-		phone := s.login("bob", object{"device_id": "PHONE"})
+		t := s.T
+		alice := s.Register("alice")
+		bob := s.Register("bob")
+		phone := s.Login("bob", object{"device_id": "PHONE"})
 		send := func(txn string, to object) {
 			t.Helper()
-			s.want(200, "", alice.token, "PUT", v3+"/sendToDevice/m.test/"+txn, object{"messages": to})
+			s.Want(200, "", alice.Token, "PUT", v3+"/sendToDevice/m.test/"+txn, object{"messages": to})
 		}
 		text := func(v string) object { return object{"text": v} }
-		send("t1", object{bob.user: object{bob.device: text("one"), "NONE": text("lost")}, "@nobody:agency.example": object{"*": text("lost")}})
-		send("t1", object{bob.user: object{bob.device: text("again")}})
-		send("t2", object{bob.user: object{"*": text("two")}})
+		send("t1", object{bob.User: object{bob.Device: text("one"), "NONE": text("lost")}, "@nobody:agency.example": object{"*": text("lost")}})
+		send("t1", object{bob.User: object{bob.Device: text("again")}})
+		send("t2", object{bob.User: object{"*": text("two")}})
 		for i := range 5 {
-			send(fmt.Sprint("u", i), object{bob.user: object{bob.device: text(fmt.Sprint(i))}})
+			send(fmt.Sprint("u", i), object{bob.User: object{bob.Device: text(fmt.Sprint(i))}})
 		}
 		got, last, more := s.waiting(bob, 0, 3)
 		if strings.Join(got, " ") != "one two 0" || !more {
@@ -61,7 +61,7 @@ func TestMessagesReachTheirDevicesOnceAndInOrder(t *testing.T) {
 		if again, _, _ := s.waiting(bob, 0, 3); strings.Join(again, " ") != "one two 0" {
 			t.Fatalf("again %v", again)
 		}
-		if err := s.users.DeleteToDevice(t.Context(), id.UserID(bob.user), id.DeviceID(bob.device), last); err != nil {
+		if err := s.Users.DeleteToDevice(t.Context(), id.UserID(bob.User), id.DeviceID(bob.Device), last); err != nil {
 			t.Fatal(err)
 		}
 		if got, _, more := s.waiting(bob, 0, 100); strings.Join(got, " ") != "1 2 3 4" || more {
@@ -80,15 +80,15 @@ func TestMessagesReachTheirDevicesOnceAndInOrder(t *testing.T) {
 		}{
 			{400, "M_MISSING_PARAM", object{}},
 			{400, "M_BAD_JSON", object{"messages": "x"}},
-			{400, "M_BAD_JSON", object{"messages": object{bob.user: object{"PHONE": "x"}}}},
+			{400, "M_BAD_JSON", object{"messages": object{bob.User: object{"PHONE": "x"}}}},
 			{400, "M_INVALID_PARAM", object{"messages": object{"bob": object{"PHONE": object{}}}}},
-			{413, "M_TOO_LARGE", object{"messages": object{bob.user: object{"PHONE": text(strings.Repeat("x", 200_000))}}}},
+			{413, "M_TOO_LARGE", object{"messages": object{bob.User: object{"PHONE": text(strings.Repeat("x", 200_000))}}}},
 		} {
-			s.want(c.status, c.code, alice.token, "PUT", v3+"/sendToDevice/m.test/bad", c.body)
+			s.Want(c.status, c.code, alice.Token, "PUT", v3+"/sendToDevice/m.test/bad", c.body)
 		}
 		// A device takes its messages with it.
-		s.want(200, "", phone.token, "POST", v3+"/logout", object{})
-		s.login("bob", object{"device_id": "PHONE"})
+		s.Want(200, "", phone.Token, "POST", v3+"/logout", object{})
+		s.Login("bob", object{"device_id": "PHONE"})
 		if got, _, _ := s.waiting(phone, 0, 100); len(got) != 0 {
 			t.Fatalf("a new device of the same name gets %v", got)
 		}
@@ -100,16 +100,16 @@ func TestMessagesReachTheirDevicesOnceAndInOrder(t *testing.T) {
 // spec: s2s#send-to-device-messaging
 func TestMessagesForOtherServersAreQueued(t *testing.T) {
 	eachEngine(t, nil, func(s *server) {
-		t := s.t
-		alice := s.register("alice")
+		t := s.T
+		alice := s.Register("alice")
 		devices := object{}
 		for i := range 20 {
 			devices[fmt.Sprintf("D%02d", i)] = object{"text": strings.Repeat("x", 5000)}
 		}
-		s.want(200, "", alice.token, "PUT", v3+"/sendToDevice/m.test/t1", object{"messages": object{"@carol:elsewhere.example": devices}})
-		s.want(200, "", alice.token, "PUT", v3+"/sendToDevice/m.test/t1", object{"messages": object{"@carol:elsewhere.example": devices}})
+		s.Want(200, "", alice.Token, "PUT", v3+"/sendToDevice/m.test/t1", object{"messages": object{"@carol:elsewhere.example": devices}})
+		s.Want(200, "", alice.Token, "PUT", v3+"/sendToDevice/m.test/t1", object{"messages": object{"@carol:elsewhere.example": devices}})
 		var edus []storage.EDU
-		err := s.db.Read(t.Context(), func(tx storage.Tx) (err error) {
+		err := s.DB.Read(t.Context(), func(tx storage.Tx) (err error) {
 			edus, err = tx.EDUs("elsewhere.example", 100)
 			return err
 		})
@@ -127,7 +127,7 @@ func TestMessagesForOtherServersAreQueued(t *testing.T) {
 			if err := json.Unmarshal(e.Content, &content); err != nil || e.Type != "m.direct_to_device" {
 				t.Fatal(e.Type, err)
 			}
-			if content.Sender != alice.user || content.Type != "m.test" || len(e.Content) > 64_000 || len(content.MessageID) > 32 {
+			if content.Sender != alice.User || content.Type != "m.test" || len(e.Content) > 64_000 || len(content.MessageID) > 32 {
 				t.Fatalf("%+v of %d bytes", content.MessageID, len(e.Content))
 			}
 			ids[content.MessageID] = true

@@ -3,13 +3,11 @@ package media_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"image"
 	"image/png"
 	"io"
 	"mime"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -19,13 +17,11 @@ import (
 	"chancery/endpoint"
 	"chancery/federation/peer"
 	"chancery/media"
-	"chancery/storage"
 	"chancery/storage/blob"
 	"chancery/storage/sql"
 	"chancery/storage/sql/sqltest"
-	"chancery/test/conformance"
+	"chancery/test/client"
 
-	"go.uber.org/zap/zaptest"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -47,86 +43,50 @@ func (elsewhere) MediaDownload(_ context.Context, server, mediaID string, _ peer
 	return &peer.Media{ContentType: "text/html", Disposition: `inline; filename="page.html"`, Body: io.NopCloser(strings.NewReader("<p>"))}, nil
 }
 
-type server struct {
-	*httptest.Server
-	t *testing.T
-}
+type server struct{ *client.Server }
 
 func eachEngine(t *testing.T, test func(*server)) {
 	sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) {
-		db, err := storage.Open(context.WithoutCancel(t.Context()), fresh())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { db.Close() })
+		db, log := client.OpenDB(t, fresh()), client.Log(t)
 		blobs, err := blob.Open(t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}
 		cfg := config.Default()
 		cfg.ServerName = "agency.example"
-		log := zaptest.NewLogger(t)
-		api := &clientapi.Server{Config: cfg, DB: db, Auth: tokens{}, Log: log,
-			Media: media.New(media.Options{DB: db, Blobs: blobs, Peers: elsewhere{}, ServerName: cfg.ServerName, MaxBytes: 100_000, Log: log})}
-		checked := conformance.Middleware(t, conformance.Load(t, "client-server"), api.Routes(), clientapi.OldPaths)
-		s := &server{httptest.NewServer(checked(api.Handler())), t}
-		t.Cleanup(s.Close)
-		test(s)
+		test(&server{client.Serve(t, &clientapi.Server{Config: cfg, DB: db, Auth: tokens{}, Log: log,
+			Media: media.New(media.Options{DB: db, Blobs: blobs, Peers: elsewhere{}, ServerName: cfg.ServerName, MaxBytes: 100_000, Log: log})})})
 	})
 }
 
-type answer struct {
-	*http.Response
-	text string
-}
-
-// json is the member of the answer's object, "" when it is none.
-func (a answer) json(name string) string {
-	var members map[string]any
-	_ = json.Unmarshal([]byte(a.text), &members)
-	v, _ := members[name].(string)
-	return v
-}
-
-func (s *server) ask(token, method, path, body string, headers ...string) answer {
-	s.t.Helper()
-	r, err := http.NewRequest(method, s.URL+path, strings.NewReader(body))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
-	}
+func (s *server) ask(token, method, path, body string, headers ...string) client.Answer {
+	s.T.Helper()
+	in := client.Request{Token: token, Method: method, URL: s.URL + path, Body: body, Header: http.Header{}}
 	for i := 0; i < len(headers); i += 2 {
-		r.Header.Set(headers[i], headers[i+1])
+		in.Header.Set(headers[i], headers[i+1])
 	}
-	res, err := s.Client().Do(r)
+	a, err := client.Do(s.T.Context(), s.Client(), in)
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return answer{res, string(text)}
+	return a
 }
 
-func (s *server) want(a answer, status int, code chancery.Code) {
-	s.t.Helper()
-	if a.StatusCode != status || a.json("errcode") != string(code) {
-		s.t.Fatalf("%s: got %d %.300s, want %d %s", a.Request.URL, a.StatusCode, a.text, status, code)
+func (s *server) want(a client.Answer, status int, code chancery.Code) {
+	s.T.Helper()
+	if a.Status != status || a.Code() != string(code) {
+		s.T.Fatalf("got %s, want %d %s", a, status, code)
 	}
 }
 
 // upload gives server name and media ID as a path.
 func (s *server) upload(query, kind, body string) string {
-	s.t.Helper()
+	s.T.Helper()
 	a := s.ask("alice", "POST", "/_matrix/media/v3/upload"+query, body, "Content-Type", kind)
 	s.want(a, 200, "")
-	path, ok := strings.CutPrefix(a.json("content_uri"), "mxc://")
+	path, ok := strings.CutPrefix(a.Str("content_uri"), "mxc://")
 	if !ok {
-		s.t.Fatalf("the URI is %s", a.text)
+		s.T.Fatalf("the URI is %s", a.Text)
 	}
 	return path
 }
@@ -140,8 +100,8 @@ func TestFileGoesUpAndDown(t *testing.T) {
 		a := s.ask("bob", "GET", download+file, "")
 		s.want(a, 200, "")
 		how, params, err := mime.ParseMediaType(a.Header.Get("Content-Disposition"))
-		if a.text != "not really a png" || a.Header.Get("Content-Type") != "image/png" || how != "inline" || params["filename"] != "name with;semicolons" || err != nil {
-			t.Fatalf("%q %v", a.text, a.Header)
+		if a.Text != "not really a png" || a.Header.Get("Content-Type") != "image/png" || how != "inline" || params["filename"] != "name with;semicolons" || err != nil {
+			t.Fatalf("%q %v", a.Text, a.Header)
 		}
 		for name, want := range map[string]string{
 			"Content-Security-Policy":      "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; style-src 'unsafe-inline'; object-src 'self';",
@@ -151,14 +111,14 @@ func TestFileGoesUpAndDown(t *testing.T) {
 				t.Errorf("%s is %q, want %q", name, got, want)
 			}
 		}
-		if again := s.ask("bob", "GET", download+file, "", "If-None-Match", a.Header.Get("ETag")); again.StatusCode != 304 {
-			t.Errorf("asked again: %d", again.StatusCode)
+		if again := s.ask("bob", "GET", download+file, "", "If-None-Match", a.Header.Get("ETag")); again.Status != 304 {
+			t.Errorf("asked again: %d", again.Status)
 		}
-		if part := s.ask("bob", "GET", download+file, "", "Range", "bytes=4-9"); part.StatusCode != 206 || part.text != "really" {
-			t.Errorf("a range: %d %q", part.StatusCode, part.text)
+		if part := s.ask("bob", "GET", download+file, "", "Range", "bytes=4-9"); part.Status != 206 || part.Text != "really" {
+			t.Errorf("a range: %d %q", part.Status, part.Text)
 		}
-		if head := s.ask("bob", "HEAD", download+file, ""); head.StatusCode != 200 || head.ContentLength != 16 || head.text != "" {
-			t.Errorf("HEAD: %d %d", head.StatusCode, head.ContentLength)
+		if head := s.ask("bob", "HEAD", download+file, ""); head.Status != 200 || head.Header.Get("Content-Length") != "16" || head.Text != "" {
+			t.Errorf("HEAD: %d %q", head.Status, head.Header.Get("Content-Length"))
 		}
 		named := s.ask("bob", "GET", download+file+"/%E2%98%95.png", "")
 		if _, params, err := mime.ParseMediaType(named.Header.Get("Content-Disposition")); err != nil || params["filename"] != "☕.png" {
@@ -193,15 +153,15 @@ func TestUploadAfterTheURI(t *testing.T) {
 	eachEngine(t, func(s *server) {
 		created := s.ask("alice", "POST", "/_matrix/media/v1/create", "{}")
 		s.want(created, 200, "")
-		file := strings.TrimPrefix(created.json("content_uri"), "mxc://")
+		file := strings.TrimPrefix(created.Str("content_uri"), "mxc://")
 		s.want(s.ask("bob", "GET", download+file+"?timeout_ms=1", ""), 504, chancery.CodeNotYetUploaded)
 		s.want(s.ask("bob", "GET", "/_matrix/media/v3/download/"+file+"?timeout_ms=1", ""), 504, chancery.CodeNotYetUploaded)
 		s.want(s.ask("bob", "PUT", "/_matrix/media/v3/upload/"+file, "bob's"), 403, chancery.CodeForbidden)
 		s.want(s.ask("alice", "PUT", "/_matrix/media/v3/upload/"+file, "alice's", "Content-Type", "text/plain"), 200, "")
 		s.want(s.ask("alice", "PUT", "/_matrix/media/v3/upload/"+file, "once more"), 409, chancery.CodeCannotOverwriteMedia)
 		s.want(s.ask("alice", "PUT", "/_matrix/media/v3/upload/agency.example/unknown", "x"), 404, chancery.CodeNotFound)
-		if a := s.ask("bob", "GET", download+file, ""); a.text != "alice's" {
-			t.Fatalf("%d %s", a.StatusCode, a.text)
+		if a := s.ask("bob", "GET", download+file, ""); a.Text != "alice's" {
+			t.Fatalf("%d %s", a.Status, a.Text)
 		}
 	})
 }
@@ -217,7 +177,7 @@ func TestThumbnail(t *testing.T) {
 		thumbnail := "/_matrix/client/v1/media/thumbnail/" + file
 		a := s.ask("bob", "GET", thumbnail+"?width=30&height=30&method=crop&animated=true", "")
 		s.want(a, 200, "")
-		seen, format, err := image.DecodeConfig(strings.NewReader(a.text))
+		seen, format, err := image.DecodeConfig(strings.NewReader(a.Text))
 		if err != nil || format != "png" || seen.Width != 32 || seen.Height != 32 {
 			t.Fatalf("%+v %s %v", seen, format, err)
 		}
@@ -242,8 +202,8 @@ func TestFileOfAnotherServer(t *testing.T) {
 	eachEngine(t, func(s *server) {
 		a := s.ask("guest", "GET", download+"other.example/theirs", "")
 		s.want(a, 200, "")
-		if a.text != "<p>" || a.Header.Get("Content-Type") != "text/html" || a.Header.Get("Content-Disposition") != `attachment; filename=page.html` {
-			t.Fatalf("%q %v", a.text, a.Header)
+		if a.Text != "<p>" || a.Header.Get("Content-Type") != "text/html" || a.Header.Get("Content-Disposition") != `attachment; filename=page.html` {
+			t.Fatalf("%q %v", a.Text, a.Header)
 		}
 		s.want(s.ask("alice", "GET", download+"other.example/unknown", ""), 404, chancery.CodeNotFound)
 		s.want(s.ask("alice", "GET", download+"other.example/..%2F..%2Fadmin", ""), 404, chancery.CodeNotFound)
@@ -272,8 +232,8 @@ func TestWhatMayNotGoUp(t *testing.T) {
 		s.want(s.ask("suspended", "POST", "/_matrix/media/v3/upload", "x"), 403, chancery.CodeUserSuspended)
 		s.want(s.ask("suspended", "POST", "/_matrix/media/v1/create", ""), 403, chancery.CodeUserSuspended)
 		for _, path := range []string{"/_matrix/media/v3/config", "/_matrix/client/v1/media/config", "/_matrix/media/r0/config"} {
-			if a := s.ask("alice", "GET", path, ""); a.text != `{"m.upload.size":100000}` {
-				t.Errorf("%s: %s", path, a.text)
+			if a := s.ask("alice", "GET", path, ""); a.Text != `{"m.upload.size":100000}` {
+				t.Errorf("%s: %s", path, a.Text)
 			}
 		}
 		s.want(s.ask("alice", "GET", "/_matrix/client/v1/media/preview_url?url=http://127.0.0.1/", ""), 404, chancery.CodeUnrecognized)

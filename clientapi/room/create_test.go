@@ -8,14 +8,14 @@ import (
 // spec: c2s/createRoom
 func TestRoomBeginsInTheOrderOfTheSpec(t *testing.T) {
 	eachEngine(t, func(s *server) {
-		room := s.create(alice, object{"preset": "public_chat", "visibility": "public", "room_alias_name": "pub", "name": "The Pub",
+		room := s.Create(alice, object{"preset": "public_chat", "visibility": "public", "room_alias_name": "pub", "name": "The Pub",
 			"topic": "Hours", "invite": []string{bob}, "is_direct": true, "room_version": "11",
 			"creation_content": object{"m.federate": false, "room_version": "1", "creator": bob},
 			"initial_state":    []object{{"type": "m.room.guest_access", "content": object{"guest_access": "can_join"}}}})
-		page := s.ok(alice, "GET", at(room, "messages")+"?dir=f&limit=100", nil)
+		page := s.OK(alice, "GET", at(room, "messages")+"?dir=f&limit=100", nil)
 		var types []string
-		for i := range page.array("chunk") {
-			types = append(types, page.text("chunk", i, "type"))
+		for i := range page.List("chunk") {
+			types = append(types, page.Str("chunk", i, "type"))
 		}
 		want := "m.room.create m.room.member m.room.power_levels m.room.canonical_alias m.room.join_rules m.room.history_visibility m.room.guest_access m.room.name m.room.topic m.room.member"
 		if got := strings.Join(types, " "); got != want {
@@ -28,18 +28,18 @@ func TestRoomBeginsInTheOrderOfTheSpec(t *testing.T) {
 			{"m.room.canonical_alias", "", "alias", "#pub:test"},
 			{"m.room.member", bob, "membership", "invite"},
 		} {
-			if got := s.ok(alice, "GET", at(room, "state", c.typ, c.key), nil).text(c.name); got != c.want {
+			if got := s.OK(alice, "GET", at(room, "state", c.typ, c.key), nil).Str(c.name); got != c.want {
 				t.Errorf("%s %s is %q, want %q", c.typ, c.name, got, c.want)
 			}
 		}
-		if s.ok(alice, "GET", at(room, "state", "m.room.create"), nil).at("creator") != nil {
+		if s.OK(alice, "GET", at(room, "state", "m.room.create"), nil).Value("creator") != nil {
 			t.Error("a version 11 room names its creator in content")
 		}
-		if s.ok(alice, "GET", at(room, "state", "m.room.member", bob), nil).at("is_direct") != true {
+		if s.OK(alice, "GET", at(room, "state", "m.room.member", bob), nil).Value("is_direct") != true {
 			t.Error("the invite does not say that it is direct")
 		}
-		s.want(400, "M_ROOM_IN_USE", bob, "POST", v3+"/createRoom", object{"room_alias_name": "pub"})
-		if got := s.ok("", "GET", v3+"/directory/room/%23pub:test", nil).text("room_id"); got != room {
+		s.Want(400, "M_ROOM_IN_USE", bob, "POST", v3+"/createRoom", object{"room_alias_name": "pub"})
+		if got := s.OK("", "GET", v3+"/directory/room/%23pub:test", nil).Str("room_id"); got != room {
 			t.Errorf("the alias means %q", got)
 		}
 	})
@@ -68,34 +68,34 @@ func TestFaultyRoomsAreRefused(t *testing.T) {
 		{object{"topic": strings.Repeat("x", 70000)}, "M_TOO_LARGE"},
 		{object{"name": 5}, "M_BAD_JSON"},
 	} {
-		a := s.ask(alice, "POST", v3+"/createRoom", c.body)
-		if a.text("errcode") != c.code {
-			t.Errorf("%v: %d %s, want %s", c.body, a.status, a.raw, c.code)
+		a := s.Ask(alice, "POST", v3+"/createRoom", c.body)
+		if a.Str("errcode") != c.code {
+			t.Errorf("%v: %d %s, want %s", c.body, a.Status, a.Text, c.code)
 		}
 	}
-	if rooms := s.ok(alice, "GET", v3+"/joined_rooms", nil).array("joined_rooms"); len(rooms) != 0 {
+	if rooms := s.OK(alice, "GET", v3+"/joined_rooms", nil).List("joined_rooms"); len(rooms) != 0 {
 		t.Errorf("refused rooms stand: %v", rooms)
 	}
-	s.want(403, "M_USER_SUSPENDED", "@suspended:test", "POST", v3+"/createRoom", object{})
+	s.Want(403, "M_USER_SUSPENDED", "@suspended:test", "POST", v3+"/createRoom", object{})
 }
 
 // spec: c2s/createRoom, rooms/v12#event-format
 func TestPowerInNewRooms(t *testing.T) {
 	s := onSQLite(t)
 	trusted := object{"preset": "trusted_private_chat", "invite": []string{bob}}
-	old := s.create(alice, object{"preset": "trusted_private_chat", "invite": []string{bob}, "room_version": "11"})
-	levels := s.ok(alice, "GET", at(old, "state", "m.room.power_levels"), nil)
-	if levels.at("users", alice) != 100.0 || levels.at("users", bob) != 100.0 || levels.at("events", "m.room.tombstone") != 100.0 {
-		t.Errorf("version 11: %s", levels.raw)
+	old := s.Create(alice, object{"preset": "trusted_private_chat", "invite": []string{bob}, "room_version": "11"})
+	levels := s.OK(alice, "GET", at(old, "state", "m.room.power_levels"), nil)
+	if levels.Value("users", alice) != 100.0 || levels.Value("users", bob) != 100.0 || levels.Value("events", "m.room.tombstone") != 100.0 {
+		t.Errorf("version 11: %s", levels.Text)
 	}
 	trusted["creation_content"] = object{"additional_creators": []string{carol, bob}}
-	room := s.create(alice, trusted)
-	levels = s.ok(alice, "GET", at(room, "state", "m.room.power_levels"), nil)
-	if len(levels.at("users").(object)) != 0 || levels.at("events", "m.room.tombstone") != 150.0 {
-		t.Errorf("version 12: %s", levels.raw)
+	room := s.Create(alice, trusted)
+	levels = s.OK(alice, "GET", at(room, "state", "m.room.power_levels"), nil)
+	if len(levels.Value("users").(object)) != 0 || levels.Value("events", "m.room.tombstone") != 150.0 {
+		t.Errorf("version 12: %s", levels.Text)
 	}
-	create := s.ok(alice, "GET", at(room, "state", "m.room.create"), nil)
-	if got := create.array("additional_creators"); len(got) != 2 || got[0] != carol || got[1] != bob {
+	create := s.OK(alice, "GET", at(room, "state", "m.room.create"), nil)
+	if got := create.List("additional_creators"); len(got) != 2 || got[0] != carol || got[1] != bob {
 		t.Errorf("creators %v", got)
 	}
 	if !strings.HasPrefix(room, "!") || strings.Contains(room, ":") {

@@ -13,21 +13,21 @@ import (
 )
 
 func (s *server) space(who string, more object) string {
-	s.t.Helper()
+	s.T.Helper()
 	body := object{"preset": "public_chat", "creation_content": object{"type": "m.space"}}
 	for k, v := range more {
 		body[k] = v
 	}
-	return s.create(who, body)
+	return s.Create(who, body)
 }
 
 func (s *server) child(who, space, room string, more object) {
-	s.t.Helper()
+	s.T.Helper()
 	content := object{"via": []string{"test"}}
 	for k, v := range more {
 		content[k] = v
 	}
-	s.set(who, space, "m.space.child", room, content)
+	s.Set(who, space, "m.space.child", room, content)
 }
 
 func hierarchy(room, query string) string {
@@ -35,10 +35,10 @@ func hierarchy(room, query string) string {
 }
 
 // rooms names the rooms of an answer in their order.
-func (a answer) rooms(names map[string]string) string {
+func roomsOf(a answer, names map[string]string) string {
 	var out []string
-	for i := range a.array("rooms") {
-		out = append(out, names[a.text("rooms", i, "room_id")])
+	for i := range a.List("rooms") {
+		out = append(out, names[a.Str("rooms", i, "room_id")])
 	}
 	return strings.Join(out, " ")
 }
@@ -49,14 +49,14 @@ func TestASpaceIsWalkedDepthFirst(t *testing.T) {
 		names := map[string]string{}
 		named := func(name, room string) string { names[room] = name; return room }
 		root := named("root", s.space(alice, object{"name": "Root"}))
-		r1 := named("r1", s.create(alice, nil))
+		r1 := named("r1", s.Create(alice, nil))
 		ss1 := named("ss1", s.space(alice, object{"topic": "under"}))
-		r2 := named("r2", s.create(alice, nil))
+		r2 := named("r2", s.Create(alice, nil))
 		ss2 := named("ss2", s.space(alice, nil))
-		r3 := named("r3", s.create(alice, nil))
-		r4 := named("r4", s.create(bob, object{"preset": "private_chat", "initial_state": []object{{"type": "m.room.history_visibility", "content": object{"history_visibility": "world_readable"}}}}))
-		r5 := named("r5", s.create(bob, nil))
-		hidden := named("hidden", s.create(bob, object{"preset": "private_chat"}))
+		r3 := named("r3", s.Create(alice, nil))
+		r4 := named("r4", s.Create(bob, object{"preset": "private_chat", "initial_state": []object{{"type": "m.room.history_visibility", "content": object{"history_visibility": "world_readable"}}}}))
+		r5 := named("r5", s.Create(bob, nil))
+		hidden := named("hidden", s.Create(bob, object{"preset": "private_chat"}))
 		s.child(alice, root, r2, object{"suggested": true, "order": "z"})
 		s.child(alice, root, r1, object{"suggested": true, "order": "a"})
 		s.child(alice, root, hidden, object{"order": "ab"})
@@ -66,34 +66,34 @@ func TestASpaceIsWalkedDepthFirst(t *testing.T) {
 		s.child(alice, ss2, r3, nil)
 		s.child(alice, ss2, r4, nil)
 		s.child(alice, ss2, root, nil) // round and round
-		s.set(alice, ss1, "m.space.child", r5, object{"via": "test"})
-		s.set(alice, ss1, "m.space.child", "!nowhere:test", object{"via": []string{"test"}})
+		s.Set(alice, ss1, "m.space.child", r5, object{"via": "test"})
+		s.Set(alice, ss1, "m.space.child", "!nowhere:test", object{"via": []string{"test"}})
 
-		whole := s.ok(alice, "GET", hierarchy(root, ""), nil)
-		if got := whole.rooms(names); got != "root r1 ss1 ss2 r3 r4 r2" {
+		whole := s.OK(alice, "GET", hierarchy(root, ""), nil)
+		if got := roomsOf(whole, names); got != "root r1 ss1 ss2 r3 r4 r2" {
 			t.Fatalf("the space holds %s", got)
 		}
-		if got := whole.at("next_batch"); got != nil {
+		if got := whole.Value("next_batch"); got != nil {
 			t.Errorf("there is more behind the last: %v", got)
 		}
-		if got := whole.array("rooms", 0, "children_state"); len(got) != 4 || whole.text("rooms", 0, "children_state", 0, "state_key") != r1 || whole.at("rooms", 0, "children_state", 0, "origin_server_ts") == nil {
-			t.Errorf("children of the space: %s", whole.raw)
+		if got := whole.List("rooms", 0, "children_state"); len(got) != 4 || whole.Str("rooms", 0, "children_state", 0, "state_key") != r1 || whole.Value("rooms", 0, "children_state", 0, "origin_server_ts") == nil {
+			t.Errorf("children of the space: %s", whole.Text)
 		}
-		if whole.text("rooms", 0, "room_type") != "m.space" || whole.text("rooms", 0, "name") != "Root" || whole.text("rooms", 0, "room_version") != "12" || len(whole.array("rooms", 1, "children_state")) != 0 {
-			t.Errorf("%s", whole.raw)
+		if whole.Str("rooms", 0, "room_type") != "m.space" || whole.Str("rooms", 0, "name") != "Root" || whole.Str("rooms", 0, "room_version") != "12" || len(whole.List("rooms", 1, "children_state")) != 0 {
+			t.Errorf("%s", whole.Text)
 		}
 		for query, want := range map[string]string{
 			"max_depth=0": "root", "max_depth=1": "root r1 ss1 r2", "suggested_only=true": "root r1 r2", "max_depth=2": "root r1 ss1 ss2 r2",
 		} {
-			if got := s.ok(alice, "GET", hierarchy(root, query), nil).rooms(names); got != want {
+			if got := roomsOf(s.OK(alice, "GET", hierarchy(root, query), nil), names); got != want {
 				t.Errorf("%s: %s, want %s", query, got, want)
 			}
 		}
 		var pages []string
 		for from := ""; ; {
-			page := s.ok(alice, "GET", hierarchy(root, "limit=3&from="+from), nil)
-			pages = append(pages, page.rooms(names))
-			if from = page.text("next_batch"); from == "" {
+			page := s.OK(alice, "GET", hierarchy(root, "limit=3&from="+from), nil)
+			pages = append(pages, roomsOf(page, names))
+			if from = page.Str("next_batch"); from == "" {
 				break
 			}
 		}
@@ -102,15 +102,15 @@ func TestASpaceIsWalkedDepthFirst(t *testing.T) {
 		}
 
 		// A page begins behind the last room that was told of, whatever has gone meanwhile.
-		from := s.ok(alice, "GET", hierarchy(root, "limit=4"), nil).text("next_batch")
-		s.set(alice, root, "m.space.child", r1, object{})
-		if got := s.ok(alice, "GET", hierarchy(root, "from="+from), nil).rooms(names); got != "r3 r4 r2" {
+		from := s.OK(alice, "GET", hierarchy(root, "limit=4"), nil).Str("next_batch")
+		s.Set(alice, root, "m.space.child", r1, object{})
+		if got := roomsOf(s.OK(alice, "GET", hierarchy(root, "from="+from), nil), names); got != "r3 r4 r2" {
 			t.Errorf("after a room has gone: %s", got)
 		}
 		for _, query := range []string{"from=" + from + "&max_depth=1", "from=" + from + "&suggested_only=true", "from=nonsense", "limit=0", "max_depth=-1", "limit=x"} {
-			s.want(400, "M_INVALID_PARAM", alice, "GET", hierarchy(root, query), nil)
+			s.Want(400, "M_INVALID_PARAM", alice, "GET", hierarchy(root, query), nil)
 		}
-		s.want(400, "M_INVALID_PARAM", bob, "GET", hierarchy(root, "from="+from), nil)
+		s.Want(400, "M_INVALID_PARAM", bob, "GET", hierarchy(root, "from="+from), nil)
 	})
 }
 
@@ -121,7 +121,7 @@ func TestASpaceShowsEveryoneWhatTheyMayEnter(t *testing.T) {
 		root := s.space(alice, nil)
 		names[root] = "root"
 		make := func(name string, body object) string {
-			room := s.create(alice, body)
+			room := s.Create(alice, body)
 			names[room] = name
 			s.child(alice, root, room, object{"order": fmt.Sprint(len(names))})
 			return room
@@ -145,56 +145,56 @@ func TestASpaceShowsEveryoneWhatTheyMayEnter(t *testing.T) {
 		make("old-restricted", rule("7", "restricted", root))
 		make("knock-restricted", rule("10", "knock_restricted", root))
 		banned := make("banned", nil)
-		s.ok(alice, "POST", at(banned, "ban"), object{"user_id": bob})
-		s.ok(alice, "POST", at(invited, "invite"), object{"user_id": bob})
+		s.OK(alice, "POST", at(banned, "ban"), object{"user_id": bob})
+		s.OK(alice, "POST", at(invited, "invite"), object{"user_id": bob})
 
-		if got := s.ok(bob, "GET", hierarchy(root, ""), nil).rooms(names); got != "root invited knock knock-restricted" {
+		if got := roomsOf(s.OK(bob, "GET", hierarchy(root, ""), nil), names); got != "root invited knock knock-restricted" {
 			t.Errorf("from outside: %s", got)
 		}
-		s.join(bob, root)
-		inside := s.ok(bob, "GET", hierarchy(root, ""), nil)
-		if got := inside.rooms(names); got != "root invited knock restricted knock-restricted" {
+		s.Join(bob, root)
+		inside := s.OK(bob, "GET", hierarchy(root, ""), nil)
+		if got := roomsOf(inside, names); got != "root invited knock restricted knock-restricted" {
 			t.Errorf("from inside: %s", got)
 		}
-		if got := inside.text("rooms", 3, "allowed_room_ids", 0); got != root {
+		if got := inside.Str("rooms", 3, "allowed_room_ids", 0); got != root {
 			t.Errorf("the restricted room lets in those of %q", got)
 		}
 		private := s.space(alice, object{"preset": "private_chat"})
-		s.want(403, "M_FORBIDDEN", bob, "GET", hierarchy(private, ""), nil)
-		s.want(403, "M_FORBIDDEN", bob, "GET", hierarchy("!nowhere:test", ""), nil)
-		s.want(403, "M_FORBIDDEN", bob, "GET", hierarchy("!no\x00where:test", ""), nil)
-		s.want(403, "M_FORBIDDEN", bob, "GET", hierarchy(banned, ""), nil)
+		s.Want(403, "M_FORBIDDEN", bob, "GET", hierarchy(private, ""), nil)
+		s.Want(403, "M_FORBIDDEN", bob, "GET", hierarchy("!nowhere:test", ""), nil)
+		s.Want(403, "M_FORBIDDEN", bob, "GET", hierarchy("!no\x00where:test", ""), nil)
+		s.Want(403, "M_FORBIDDEN", bob, "GET", hierarchy(banned, ""), nil)
 	})
 }
 
 // spec: c2s/getRoomSummary
 func TestRoomsAreSummarised(t *testing.T) {
 	eachEngine(t, func(s *server) {
-		public := s.create(alice, object{"preset": "public_chat", "name": "Pub", "room_alias_name": "pub", "initial_state": []object{{"type": "m.room.encryption", "content": object{"algorithm": "m.megolm.v1.aes-sha2"}}}})
-		private := s.create(alice, object{"preset": "private_chat"})
+		public := s.Create(alice, object{"preset": "public_chat", "name": "Pub", "room_alias_name": "pub", "initial_state": []object{{"type": "m.room.encryption", "content": object{"algorithm": "m.megolm.v1.aes-sha2"}}}})
+		private := s.Create(alice, object{"preset": "private_chat"})
 		summary := func(room string) string { return v1 + "/room_summary/" + url.PathEscape(room) }
 		for _, path := range []string{summary(public), summary("#pub:test"), "/_matrix/client/unstable/im.nheko.summary/summary/" + url.PathEscape(public),
 			"/_matrix/client/unstable/im.nheko.summary/rooms/" + url.PathEscape(public) + "/summary"} {
-			got := s.ok(bob, "GET", path, nil)
-			if got.text("name") != "Pub" || got.text("room_id") != public || got.text("membership") != "leave" || got.text("encryption") != "m.megolm.v1.aes-sha2" || got.at("num_joined_members") != 1.0 || got.at("allowed_room_ids") != nil {
-				t.Errorf("%s: %s", path, got.raw)
+			got := s.OK(bob, "GET", path, nil)
+			if got.Str("name") != "Pub" || got.Str("room_id") != public || got.Str("membership") != "leave" || got.Str("encryption") != "m.megolm.v1.aes-sha2" || got.Value("num_joined_members") != 1.0 || got.Value("allowed_room_ids") != nil {
+				t.Errorf("%s: %s", path, got.Text)
 			}
 		}
-		if got := s.ok(alice, "GET", summary(private), nil).text("membership"); got != "join" {
+		if got := s.OK(alice, "GET", summary(private), nil).Str("membership"); got != "join" {
 			t.Errorf("alice is %q", got)
 		}
-		s.join(bob, public)
-		if got := s.ok(bob, "GET", summary(public), nil); got.at("num_joined_members") != 2.0 || got.text("membership") != "join" {
-			t.Errorf("after a join: %s", got.raw)
+		s.Join(bob, public)
+		if got := s.OK(bob, "GET", summary(public), nil); got.Value("num_joined_members") != 2.0 || got.Str("membership") != "join" {
+			t.Errorf("after a join: %s", got.Text)
 		}
-		if got := s.ok("", "GET", summary("#pub:test"), nil); got.text("room_id") != public || got.at("membership") != nil {
-			t.Errorf("without login: %s", got.raw)
+		if got := s.OK("", "GET", summary("#pub:test"), nil); got.Str("room_id") != public || got.Value("membership") != nil {
+			t.Errorf("without login: %s", got.Text)
 		}
-		s.want(404, "M_NOT_FOUND", bob, "GET", summary(private), nil)
-		s.want(404, "M_NOT_FOUND", "", "GET", summary(private), nil)
-		s.want(404, "M_NOT_FOUND", "", "GET", summary("!nowhere:test"), nil)
-		s.want(404, "M_NOT_FOUND", "", "GET", summary("#x:elsewhere"), nil)
-		s.want(400, "M_INVALID_PARAM", bob, "GET", summary("nonsense"), nil)
+		s.Want(404, "M_NOT_FOUND", bob, "GET", summary(private), nil)
+		s.Want(404, "M_NOT_FOUND", "", "GET", summary(private), nil)
+		s.Want(404, "M_NOT_FOUND", "", "GET", summary("!nowhere:test"), nil)
+		s.Want(404, "M_NOT_FOUND", "", "GET", summary("#x:elsewhere"), nil)
+		s.Want(400, "M_INVALID_PARAM", bob, "GET", summary("nonsense"), nil)
 	})
 }
 
@@ -203,13 +203,13 @@ func TestALargeSpaceEnds(t *testing.T) {
 	s := onSQLite(t)
 	root := s.space(alice, nil)
 	for i := range 12 {
-		s.child(alice, root, s.create(alice, nil), object{"order": fmt.Sprintf("%02d", i)})
+		s.child(alice, root, s.Create(alice, nil), object{"order": fmt.Sprintf("%02d", i)})
 	}
 	limit := 5
 	var seen []id.RoomID
 	q := roomserver.SpaceQuery{Room: id.RoomID(root), Limit: &limit}
 	for pages := 0; ; pages++ {
-		page, err := s.rooms.Hierarchy(t.Context(), alice, q)
+		page, err := s.Rooms.Hierarchy(t.Context(), alice, q)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"chancery/federation/peer"
+	"chancery/test/client"
 )
 
 // Peer is another server as far as its keys go: it publishes them and signs whatever a test tells it to.
@@ -117,7 +118,7 @@ func (p *Peer) Ask(s *Server, in Signed) Answer {
 		req.Header.Set("Authorization", header)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	a, err := do(p.client, req)
+	a, err := client.Send(p.client, req)
 	if err != nil {
 		p.t.Fatalf("%s %.200s: %v", in.Method, in.Path, err)
 	}

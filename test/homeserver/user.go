@@ -1,17 +1,13 @@
 package homeserver
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"sync/atomic"
 	"testing"
 
-	"github.com/tidwall/gjson"
+	"chancery/test/client"
 )
 
 // Texts are so many different texts.
@@ -24,7 +20,7 @@ func Texts(prefix string, n int) []string {
 }
 
 // J is a JSON object.
-type J = map[string]any
+type J = client.J
 
 // User is one device of a user, with a plain client.
 type User struct {
@@ -34,19 +30,7 @@ type User struct {
 }
 
 // Answer is what a request got.
-type Answer struct {
-	Status int
-	Header http.Header
-	Text   string
-}
-
-// Get reads a part of the answer, by a path such as "rooms.join".
-func (a Answer) Get(path string) gjson.Result { return gjson.Get(a.Text, path) }
-
-// Code is the error's code, empty for a success.
-func (a Answer) Code() string { return a.Get("errcode").Str }
-
-func (a Answer) String() string { return fmt.Sprintf("%d %.500s", a.Status, a.Text) }
+type Answer = client.Answer
 
 // password of every user of a test.
 const password = "correct horse battery staple"
@@ -83,41 +67,7 @@ func (u *User) Password() string { return password }
 
 // Try sends a request; body is nil, bytes or a string sent as they are, or anything that becomes JSON.
 func (u *User) Try(ctx context.Context, method, path string, body any) (Answer, error) {
-	var r io.Reader
-	switch b := body.(type) {
-	case nil:
-	case string:
-		r = bytes.NewReader([]byte(b))
-	case []byte:
-		r = bytes.NewReader(b)
-	default:
-		text, err := json.Marshal(b)
-		if err != nil {
-			return Answer{}, err
-		}
-		r = bytes.NewReader(text)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, u.Server.URL+path, r)
-	if err != nil {
-		return Answer{}, err
-	}
-	if u.Token != "" {
-		req.Header.Set("Authorization", "Bearer "+u.Token)
-	}
-	if r != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	return do(u.Server.client, req)
-}
-
-func do(client *http.Client, req *http.Request) (Answer, error) {
-	resp, err := client.Do(req)
-	if err != nil {
-		return Answer{}, err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	return Answer{resp.StatusCode, resp.Header, string(text)}, err
+	return client.Do(ctx, u.Server.client, client.Request{Token: u.Token, Method: method, URL: u.Server.URL + path, Body: body})
 }
 
 // Ask sends a request that must get an answer.
@@ -168,10 +118,8 @@ func (u *User) Invite(room, user string) {
 	u.OK("POST", Room(room, "invite"), J{"user_id": user})
 }
 
-var txn atomic.Int64
-
 // Txn is a new transaction ID.
-func Txn() string { return fmt.Sprintf("t%d", txn.Add(1)) }
+func Txn() string { return client.Txn() }
 
 // Send sends a text and gives the event's ID.
 func (u *User) Send(room, text string) string {
@@ -186,13 +134,7 @@ func (u *User) SendEvent(room, kind string, content any) string {
 }
 
 // Room is the path of an operation on a room.
-func Room(room string, rest ...string) string {
-	path := "/_matrix/client/v3/rooms/" + url.PathEscape(room)
-	for _, part := range rest {
-		path += "/" + url.PathEscape(part)
-	}
-	return path
-}
+func Room(room string, rest ...string) string { return client.Room(room, rest...) }
 
 // SyncPath is the path of a sync with some timeout in milliseconds; no token is an initial one.
 func SyncPath(since string, timeout int) string {
