@@ -190,6 +190,17 @@ func TestKeysAreServedAndNotarised(t *testing.T) {
 				}
 			}
 		}
+		// Of a server that is down there is the copy, also where it should be good for longer; of a stranger nothing.
+		c.halt()
+		tomorrow := fmt.Sprint(time.Now().Add(24 * time.Hour).UnixMilli())
+		for path, want := range map[string]int{c.name: 1, c.name + "?minimum_valid_until_ts=" + tomorrow: 1, "127.0.0.1:1": 0, "no%20name": 0} {
+			var out struct {
+				Keys []json.RawMessage `json:"server_keys"`
+			}
+			if err := a.peer.Do(t.Context(), b.name, "GET", "/_matrix/key/v2/query/"+path, nil, &out, peer.Opts{Unsigned: true}); err != nil || out.Keys == nil || len(out.Keys) != want {
+				t.Errorf("%s: %d lists, %v", path, len(out.Keys), err)
+			}
+		}
 	})
 }
 

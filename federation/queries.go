@@ -3,7 +3,6 @@ package federation
 import (
 	"context"
 	"encoding/json"
-	"strconv"
 
 	"chancery"
 	"chancery/federation/peer"
@@ -68,82 +67,27 @@ type publicRoomsIn struct {
 }
 
 type publicRoomsQueryIn struct {
-	Body struct {
-		Limit  *int   `json:"limit"`
-		Since  string `json:"since"`
-		Filter struct {
-			Search string    `json:"generic_search_term"`
-			Types  []*string `json:"room_types"`
-		} `json:"filter"`
-		ThirdParty string `json:"third_party_instance_id"`
-	} `body:"json"`
+	Body roomserver.DirectoryQuery `body:"json"`
 }
-
-type publicRoomsOut struct {
-	Chunk     []roomserver.Summary `json:"chunk"`
-	NextBatch string               `json:"next_batch,omitempty"`
-	PrevBatch string               `json:"prev_batch,omitempty"`
-	Total     int                  `json:"total_room_count_estimate"`
-}
-
-const (
-	defaultPage = 100
-	maxPage     = 500
-)
 
 // spec: s2s/getPublicRooms
-func (s *Server) publicRooms(ctx context.Context, in *publicRoomsIn) (*publicRoomsOut, error) {
-	return s.listRooms(ctx, roomserver.DirectoryQuery{}, in.Limit, in.Since, in.ThirdParty)
+func (s *Server) publicRooms(ctx context.Context, in *publicRoomsIn) (*roomserver.Directory, error) {
+	return s.listRooms(ctx, roomserver.DirectoryQuery{Limit: in.Limit, Since: in.Since, ThirdParty: in.ThirdParty})
 }
 
 // spec: s2s/queryPublicRooms
-func (s *Server) queryPublicRooms(ctx context.Context, in *publicRoomsQueryIn) (*publicRoomsOut, error) {
-	q := roomserver.DirectoryQuery{Search: in.Body.Filter.Search}
-	if in.Body.Filter.Types != nil {
-		q.Types = []string{}
-		for _, t := range in.Body.Filter.Types {
-			if t == nil {
-				q.Types = append(q.Types, "") // rooms without a type
-			} else {
-				q.Types = append(q.Types, *t)
-			}
-		}
-	}
-	return s.listRooms(ctx, q, in.Body.Limit, in.Body.Since, in.Body.ThirdParty)
+func (s *Server) queryPublicRooms(ctx context.Context, in *publicRoomsQueryIn) (*roomserver.Directory, error) {
+	return s.listRooms(ctx, in.Body)
 }
 
-// listRooms is a page of our directory, if the configuration shows it to other servers.
-func (s *Server) listRooms(ctx context.Context, q roomserver.DirectoryQuery, limit *int, since, thirdParty string) (*publicRoomsOut, error) {
+// listRooms is a page of our directory, if the configuration shows it to other servers. Who names no limit wants none.
+func (s *Server) listRooms(ctx context.Context, q roomserver.DirectoryQuery) (d *roomserver.Directory, err error) {
 	if !s.Config.Directory.Public {
 		return nil, chancery.Forbidden("this server does not show its room directory to others")
 	}
-	out := &publicRoomsOut{Chunk: []roomserver.Summary{}}
-	if thirdParty != "" {
-		return out, nil // no network is bridged into this directory
-	}
-	q.Limit = defaultPage
-	if limit != nil && *limit > 0 {
-		q.Limit = min(*limit, maxPage)
-	}
-	if since != "" {
-		var err error
-		if q.Skip, err = strconv.Atoi(since); err != nil || q.Skip < 0 {
-			return nil, chancery.InvalidParam("since is no token of ours")
-		}
-	}
-	return out, s.DB.Read(ctx, func(tx storage.Tx) error {
-		d, err := s.Reader.Directory(tx, q)
-		if err != nil {
-			return err
-		}
-		out.Chunk, out.Total = d.Rooms, d.Total
-		if next := q.Skip + len(d.Rooms); next < d.Total && len(d.Rooms) > 0 {
-			out.NextBatch = strconv.Itoa(next)
-		}
-		if q.Skip > 0 {
-			out.PrevBatch = strconv.Itoa(max(q.Skip-q.Limit, 0))
-		}
-		return nil
+	return d, s.DB.Read(ctx, func(tx storage.Tx) (err error) {
+		d, err = s.Reader.Directory(tx, q, roomserver.MaxDirectoryPage)
+		return err
 	})
 }
 

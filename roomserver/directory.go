@@ -2,9 +2,11 @@ package roomserver
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
+	"chancery"
 	"chancery/roomserver/auth"
 	"chancery/roomserver/event"
 	"chancery/roomserver/state"
@@ -59,14 +61,37 @@ func (rd *Reader) Summarise(tx storage.Tx, room storage.Room) (Summary, error) {
 	return Summary{
 		RoomID:         id.RoomID(room.ID),
 		Name:           in("m.room.name", "name"),
-		Topic:          in("m.room.topic", "topic"),
-		CanonicalAlias: in("m.room.canonical_alias", "alias"),
+		Topic:          plainTopic(state["m.room.topic"]),
+		CanonicalAlias: asAlias(in("m.room.canonical_alias", "alias")),
 		AvatarURL:      in("m.room.avatar", "url"),
 		WorldReadable:  visibility.Of(state["m.room.history_visibility"]) == visibility.WorldReadable,
 		GuestCanJoin:   in("m.room.guest_access", "guest_access") == "can_join",
 		JoinRule:       auth.JoinRule(state["m.room.join_rules"]),
 		RoomType:       in("m.room.create", "type"),
 	}, nil
+}
+
+// plainTopic is the topic in plain text: the first of its texts that is, or else the topic of old.
+//
+// spec: c2s#mroomtopic
+func plainTopic(ev *event.Event) string {
+	if ev == nil {
+		return ""
+	}
+	for _, v := range gjson.GetBytes(ev.Content(), `m\.topic.m\.text`).Array() {
+		if mimetype := v.Get("mimetype"); !mimetype.Exists() || text(mimetype) == "text/plain" {
+			return text(v.Get("body"))
+		}
+	}
+	return text(gjson.GetBytes(ev.Content(), "topic"))
+}
+
+// asAlias leaves out what cannot be an alias.
+func asAlias(alias string) string {
+	if !strings.HasPrefix(alias, "#") {
+		return ""
+	}
+	return alias
 }
 
 func rootOf(room storage.Room) state.Root { return state.Root(room.Root) }
@@ -106,59 +131,94 @@ func (s *summaries) of(rd *Reader, tx storage.Tx, room storage.Room) (Summary, e
 
 // DirectoryQuery chooses from the room directory.
 type DirectoryQuery struct {
-	Search string
-	// Types are the room types wanted, "" for rooms without one; nil is every type.
-	Types []string
-	Limit int
-	Skip  int // so many are passed over
+	Limit      *int            `json:"limit"`
+	Since      string          `json:"since"`
+	Filter     DirectoryFilter `json:"filter"`
+	ThirdParty string          `json:"third_party_instance_id"`
 }
 
-// Directory is a page of the room directory.
+// DirectoryFilter is what a room must be like to be listed. Types are the room types wanted, null for rooms without one;
+// without Types every type is.
+type DirectoryFilter struct {
+	Search string    `json:"generic_search_term,omitempty"`
+	Types  []*string `json:"room_types,omitzero"`
+}
+
+// Directory is a page of a room directory.
 type Directory struct {
-	Rooms []Summary
-	Total int // of all pages
+	Chunk     []Summary `json:"chunk"`
+	NextBatch string    `json:"next_batch,omitempty"`
+	PrevBatch string    `json:"prev_batch,omitempty"`
+	Total     *int64    `json:"total_room_count_estimate,omitempty"`
 }
 
-// Directory lists the published rooms of this server, the largest first.
+// MaxDirectoryPage is how many rooms a page of the directory has at most.
+const MaxDirectoryPage = 500
+
+// Directory lists the published rooms of this server, the largest first. usual is the size of a page for those who name none.
 //
 // spec: c2s/queryPublicRooms, s2s/queryPublicRooms
-func (rd *Reader) Directory(tx storage.Tx, q DirectoryQuery) (*Directory, error) {
+func (rd *Reader) Directory(tx storage.Tx, q DirectoryQuery, usual int) (*Directory, error) {
+	d := &Directory{Chunk: []Summary{}}
+	if q.ThirdParty != "" {
+		return d, nil // no network is bridged into this directory
+	}
+	limit, skip := usual, 0
+	if q.Limit != nil && *q.Limit > 0 {
+		limit = min(*q.Limit, MaxDirectoryPage)
+	}
+	if q.Since != "" {
+		var err error
+		if skip, err = strconv.Atoi(q.Since); err != nil || skip < 0 {
+			return nil, chancery.InvalidParam("since is no token of ours")
+		}
+	}
 	rooms, err := tx.PublishedRooms()
 	if err != nil {
 		return nil, err
 	}
-	d := &Directory{Rooms: []Summary{}}
-	everything := q.Search == "" && q.Types == nil
+	everything := q.Filter.Search == "" && q.Filter.Types == nil
+	total := 0
 	for _, room := range rooms {
-		if everything && (d.Total < q.Skip || len(d.Rooms) == q.Limit) {
-			d.Total++
+		if everything && (total < skip || len(d.Chunk) == limit) {
+			total++
 			continue
 		}
 		summary, err := rd.summaries.of(rd, tx, room.Room)
 		if err != nil {
 			return nil, err
 		}
-		if !q.matches(summary) {
+		if !q.Filter.lets(summary) {
 			continue
 		}
-		d.Total++
-		if d.Total > q.Skip && len(d.Rooms) < q.Limit {
+		total++
+		if total > skip && len(d.Chunk) < limit {
 			summary.Joined = room.Joined
-			d.Rooms = append(d.Rooms, summary)
+			d.Chunk = append(d.Chunk, summary)
 		}
+	}
+	all := int64(total)
+	d.Total = &all
+	if next := skip + len(d.Chunk); next < total && len(d.Chunk) > 0 {
+		d.NextBatch = strconv.Itoa(next)
+	}
+	if skip > 0 {
+		d.PrevBatch = strconv.Itoa(max(skip-limit, 0))
 	}
 	return d, nil
 }
 
-func (q DirectoryQuery) matches(s Summary) bool {
-	if q.Types != nil && !slices.Contains(q.Types, s.RoomType) {
+func (f DirectoryFilter) lets(s Summary) bool {
+	if f.Types != nil && !slices.ContainsFunc(f.Types, func(t *string) bool {
+		return t == nil && s.RoomType == "" || t != nil && *t == s.RoomType
+	}) {
 		return false
 	}
-	if q.Search == "" {
+	if f.Search == "" || f.Search == string(s.RoomID) {
 		return true
 	}
-	term := strings.ToLower(q.Search)
-	return slices.ContainsFunc([]string{s.Name, s.Topic, s.CanonicalAlias, string(s.RoomID)}, func(in string) bool {
+	term := strings.ToLower(f.Search)
+	return slices.ContainsFunc([]string{s.Name, s.Topic, s.CanonicalAlias}, func(in string) bool {
 		return strings.Contains(strings.ToLower(in), term)
 	})
 }

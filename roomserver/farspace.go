@@ -1,13 +1,16 @@
 package roomserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
+	"chancery"
 	"chancery/federation/peer"
 	"chancery/storage"
 
@@ -144,18 +147,12 @@ var errNoRoomThere = errors.New("the answer has no room")
 // its right form.
 func readFarRoom(raw json.RawMessage) (*SpaceRoom, error) {
 	v := gjson.ParseBytes(raw)
-	str := func(name string) string { return text(v.Get(name)) }
-	if !v.IsObject() || !utf8.Valid(raw) || str("room_id") == "" || len(str("room_id")) > 255 {
-		return nil, errNoRoomThere
+	summary, err := readFarSummary(v)
+	if err != nil {
+		return nil, err
 	}
-	room := &SpaceRoom{Preview: Preview{
-		Summary: Summary{RoomID: id.RoomID(str("room_id")), Name: str("name"), Topic: str("topic"), CanonicalAlias: str("canonical_alias"),
-			AvatarURL: str("avatar_url"), Joined: max(v.Get("num_joined_members").Int(), 0), WorldReadable: v.Get("world_readable").Type == gjson.True,
-			GuestCanJoin: v.Get("guest_can_join").Type == gjson.True, JoinRule: str("join_rule"), RoomType: str("room_type")},
-		Encryption: str("encryption"), Version: str("room_version")}, Children: []SpaceChild{}}
-	if room.JoinRule == "" {
-		room.JoinRule = "public" // spec: c2s/getPublicRooms, what is assumed when it is not there
-	}
+	room := &SpaceRoom{Preview: Preview{Summary: summary, Encryption: text(v.Get("encryption")), Version: text(v.Get("room_version"))},
+		Children: []SpaceChild{}}
 	for _, allowed := range v.Get("allowed_room_ids").Array() {
 		if allowed.Type == gjson.String && len(room.Allowed) < maxAllowed {
 			room.Allowed = append(room.Allowed, id.RoomID(allowed.Str))
@@ -172,6 +169,38 @@ func readFarRoom(raw json.RawMessage) (*SpaceRoom, error) {
 	}
 	room.Children = childrenInOrder(room.Children)
 	return room, nil
+}
+
+func readFarSummary(v gjson.Result) (Summary, error) {
+	str := func(name string) string { return text(v.Get(name)) }
+	if !v.IsObject() || !utf8.ValidString(v.Raw) || !strings.HasPrefix(str("room_id"), "!") || len(str("room_id")) > 255 {
+		return Summary{}, errNoRoomThere
+	}
+	return Summary{RoomID: id.RoomID(str("room_id")), Name: str("name"), Topic: str("topic"), CanonicalAlias: asAlias(str("canonical_alias")),
+		AvatarURL: str("avatar_url"), Joined: max(v.Get("num_joined_members").Int(), 0), WorldReadable: v.Get("world_readable").Type == gjson.True,
+		GuestCanJoin: v.Get("guest_can_join").Type == gjson.True, RoomType: str("room_type"),
+		JoinRule: cmp.Or(str("join_rule"), "public"), // spec: c2s/getPublicRooms, what is assumed when it is not there
+	}, nil
+}
+
+// FarDirectory asks another server for a page of its room directory. What is no room in the answer is left out.
+//
+// spec: s2s/getPublicRooms, s2s/queryPublicRooms
+func (s *Server) FarDirectory(ctx context.Context, server string, in peer.PublicRoomsQuery) (*Directory, error) {
+	if !peer.ValidServerName(server) {
+		return nil, chancery.InvalidParam("%.100q is no server name", server)
+	}
+	page, err := s.Peer.PublicRooms(ctx, server, in)
+	if err != nil {
+		return nil, asAnswer(err)
+	}
+	d := &Directory{Chunk: []Summary{}, NextBatch: page.NextBatch, PrevBatch: page.PrevBatch, Total: page.Total}
+	for _, raw := range page.Chunk {
+		if room, err := readFarSummary(gjson.ParseBytes(raw)); err == nil {
+			d.Chunk = append(d.Chunk, room)
+		}
+	}
+	return d, nil
 }
 
 // openElsewhere gives those rooms of other servers that one of our users may know of. What their servers say

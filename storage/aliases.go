@@ -75,8 +75,9 @@ func (tx Tx) PublishedRooms() ([]Published, error) {
 		err := r.Scan(&v.NID, &v.ID, &v.Version, &v.Root, &v.NextSlot, &v.NextNode, &v.Partial, &v.Joined)
 		v.ID = sql.Untext(v.ID)
 		return v, err
-	}, `SELECT r.nid, r.room_id, r.version, r.root, r.next_slot, r.next_node, r.partial, c.n
-		FROM published p JOIN rooms r ON r.room_id = p.room_id
-		JOIN (SELECT m.room, count(*) AS n FROM members m WHERE m.membership = 'join' GROUP BY m.room) c ON c.room = r.nid
-		ORDER BY c.n DESC, r.room_id`)
+	}, `SELECT nid, room_id, version, root, next_slot, next_node, partial, n FROM (
+			SELECT r.nid, r.room_id, r.version, r.root, r.next_slot, r.next_node, r.partial,
+				(SELECT count(*) FROM members m WHERE m.room = r.nid AND m.membership = 'join') AS n
+			FROM published p JOIN rooms r ON r.room_id = p.room_id) x
+		WHERE n > 0 ORDER BY n DESC, room_id`)
 }

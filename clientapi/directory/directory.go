@@ -49,8 +49,8 @@ type SetAliasIn struct {
 //
 // spec: c2s/setRoomAlias
 func (a *API) SetAlias(ctx context.Context, in *SetAliasIn) (*empty, error) {
-	if in.Caller.Suspended {
-		return nil, chancery.Errorf(403, chancery.CodeUserSuspended, "your account is suspended")
+	if err := mayWrite(in.Caller); err != nil {
+		return nil, err
 	}
 	if !valid(in.Alias) || event.Domain(string(in.Alias)) != a.Rooms.ServerName {
 		return nil, chancery.InvalidParam("%s is not an alias of this server", in.Alias)
@@ -65,6 +65,16 @@ func (a *API) SetAlias(ctx context.Context, in *SetAliasIn) (*empty, error) {
 		return nil, chancery.Errorf(http.StatusConflict, chancery.CodeUnknown, "the alias %s exists already", in.Alias)
 	}
 	return nil, err
+}
+
+// mayWrite refuses what a suspended user must not do.
+//
+// spec: c2s#account-suspension
+func mayWrite(c endpoint.Caller) error {
+	if c.Suspended {
+		return chancery.Errorf(403, chancery.CodeUserSuspended, "your account is suspended")
+	}
+	return nil
 }
 
 // spec: appendices#room-aliases
@@ -134,6 +144,9 @@ func (a *API) GetAlias(ctx context.Context, in *AliasIn) (*GetAliasOut, error) {
 //
 // spec: c2s/deleteRoomAlias
 func (a *API) DeleteAlias(ctx context.Context, in *AliasIn) (*empty, error) {
+	if err := mayWrite(in.Caller); err != nil {
+		return nil, err
+	}
 	var alias storage.Alias
 	may := false
 	err := a.DB.Read(ctx, func(tx storage.Tx) (err error) {

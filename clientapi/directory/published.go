@@ -3,7 +3,6 @@ package directory
 import (
 	"context"
 	"encoding/json"
-	"strconv"
 
 	"chancery"
 	"chancery/endpoint"
@@ -59,6 +58,9 @@ type SetVisibilityIn struct {
 //
 // spec: c2s/setRoomVisibilityOnDirectory
 func (a *API) SetVisibility(ctx context.Context, in *SetVisibilityIn) (*empty, error) {
+	if err := mayWrite(in.Caller); err != nil {
+		return nil, err
+	}
 	switch in.Body.Visibility {
 	case "public", "private":
 	case "":
@@ -97,22 +99,14 @@ type GetPublicRoomsIn struct {
 	Server string `query:"server"`
 }
 
-// PublicRooms is a page of a directory, ours or another server's.
-type PublicRooms struct {
-	Chunk     []json.RawMessage `json:"chunk"`
-	NextBatch string            `json:"next_batch,omitempty"`
-	PrevBatch string            `json:"prev_batch,omitempty"`
-	Total     *int64            `json:"total_room_count_estimate,omitempty"`
-}
-
 // GetPublicRooms lists the published rooms. Who is not signed in sees them only where the configuration says so.
 //
 // spec: c2s/getPublicRooms
-func (a *API) GetPublicRooms(ctx context.Context, in *GetPublicRoomsIn) (*PublicRooms, error) {
+func (a *API) GetPublicRooms(ctx context.Context, in *GetPublicRoomsIn) (*roomserver.Directory, error) {
 	if in.Caller.User == "" && !a.Config.Directory.Public {
 		return nil, chancery.MissingToken()
 	}
-	return a.publicRooms(ctx, in.Caller, in.Server, query{Limit: in.Limit, Since: in.Since})
+	return a.publicRooms(ctx, in.Caller, in.Server, query{DirectoryQuery: roomserver.DirectoryQuery{Limit: in.Limit, Since: in.Since}})
 }
 
 type QueryPublicRoomsIn struct {
@@ -122,109 +116,46 @@ type QueryPublicRoomsIn struct {
 }
 
 type query struct {
-	Limit              *int            `json:"limit"`
-	Since              string          `json:"since"`
-	Filter             json.RawMessage `json:"filter"`
-	IncludeAllNetworks bool            `json:"include_all_networks"`
-	ThirdPartyInstance string          `json:"third_party_instance_id"`
+	roomserver.DirectoryQuery
+	IncludeAllNetworks bool `json:"include_all_networks"`
 }
 
 // QueryPublicRooms searches the published rooms.
 //
 // spec: c2s/queryPublicRooms
-func (a *API) QueryPublicRooms(ctx context.Context, in *QueryPublicRoomsIn) (*PublicRooms, error) {
+func (a *API) QueryPublicRooms(ctx context.Context, in *QueryPublicRoomsIn) (*roomserver.Directory, error) {
 	return a.publicRooms(ctx, in.Caller, in.Server, in.Body)
 }
 
-const (
-	defaultPage = 100
-	maxPage     = 500
-)
+const usualPage = 100
 
-func (a *API) publicRooms(ctx context.Context, caller endpoint.Caller, server string, q query) (*PublicRooms, error) {
-	limit := defaultPage
-	if q.Limit != nil && *q.Limit > 0 {
-		limit = min(*q.Limit, maxPage)
-	}
+func (a *API) publicRooms(ctx context.Context, caller endpoint.Caller, server string, q query) (d *roomserver.Directory, err error) {
 	if server != "" && server != a.Rooms.ServerName {
-		if caller.User == "" {
-			return nil, chancery.MissingToken() // nobody makes us ask others without a name
-		}
-		return a.elsewhere(ctx, server, limit, q)
+		return a.elsewhere(ctx, caller, server, q)
 	}
-	if q.ThirdPartyInstance != "" {
-		return &PublicRooms{Chunk: []json.RawMessage{}}, nil // no network is bridged into this directory
-	}
-	wanted, err := readFilter(q.Filter)
-	if err != nil {
-		return nil, err
-	}
-	wanted.Limit = limit
-	if q.Since != "" {
-		if wanted.Skip, err = strconv.Atoi(q.Since); err != nil || wanted.Skip < 0 {
-			return nil, chancery.InvalidParam("since is no token of ours")
-		}
-	}
-	out := &PublicRooms{Chunk: []json.RawMessage{}}
-	return out, a.DB.Read(ctx, func(tx storage.Tx) error {
-		d, err := a.Reader.Directory(tx, wanted)
-		if err != nil {
-			return err
-		}
-		for _, room := range d.Rooms {
-			text, err := json.Marshal(room)
-			if err != nil {
-				return err
-			}
-			out.Chunk = append(out.Chunk, text)
-		}
-		total := int64(d.Total)
-		out.Total = &total
-		if next := wanted.Skip + len(d.Rooms); next < d.Total && len(d.Rooms) > 0 {
-			out.NextBatch = strconv.Itoa(next)
-		}
-		if wanted.Skip > 0 {
-			out.PrevBatch = strconv.Itoa(max(wanted.Skip-limit, 0))
-		}
-		return nil
+	return d, a.DB.Read(ctx, func(tx storage.Tx) (err error) {
+		d, err = a.Reader.Directory(tx, q.DirectoryQuery, usualPage)
+		return err
 	})
 }
 
-func readFilter(text json.RawMessage) (q roomserver.DirectoryQuery, err error) {
-	if len(text) == 0 {
-		return q, nil
+// elsewhere asks another server for its directory.
+func (a *API) elsewhere(ctx context.Context, caller endpoint.Caller, server string, q query) (*roomserver.Directory, error) {
+	if caller.User == "" {
+		return nil, chancery.MissingToken() // nobody makes us ask others without a name
 	}
-	var f struct {
-		Search string    `json:"generic_search_term"`
-		Types  []*string `json:"room_types"`
+	if err := a.Limits.Allow(endpoint.LimitRemote, caller); err != nil {
+		return nil, err
 	}
-	if json.Unmarshal(text, &f) != nil {
-		return q, chancery.BadJSON("the filter has the wrong form")
+	ask := peer.PublicRoomsQuery{Limit: usualPage, Since: q.Since, IncludeAllNetworks: q.IncludeAllNetworks, ThirdPartyInstance: q.ThirdParty}
+	if q.Limit != nil && *q.Limit > 0 {
+		ask.Limit = min(*q.Limit, roomserver.MaxDirectoryPage)
 	}
-	q.Search = f.Search
-	if f.Types != nil {
-		q.Types = []string{}
-		for _, t := range f.Types {
-			if t == nil {
-				q.Types = append(q.Types, "")
-			} else {
-				q.Types = append(q.Types, *t)
-			}
+	if q.Filter.Search != "" || q.Filter.Types != nil {
+		var err error
+		if ask.Filter, err = json.Marshal(q.Filter); err != nil {
+			return nil, err
 		}
 	}
-	return q, nil
-}
-
-// elsewhere asks another server for its directory.
-func (a *API) elsewhere(ctx context.Context, server string, limit int, q query) (*PublicRooms, error) {
-	page, err := a.Peer.PublicRooms(ctx, server, peer.PublicRoomsQuery{Limit: limit, Since: q.Since, Filter: q.Filter,
-		IncludeAllNetworks: q.IncludeAllNetworks, ThirdPartyInstance: q.ThirdPartyInstance})
-	if err != nil {
-		return nil, chancery.As(err)
-	}
-	out := &PublicRooms{Chunk: page.Chunk, NextBatch: page.NextBatch, PrevBatch: page.PrevBatch, Total: page.Total}
-	if out.Chunk == nil {
-		out.Chunk = []json.RawMessage{}
-	}
-	return out, nil
+	return a.Rooms.FarDirectory(ctx, server, ask)
 }

@@ -80,6 +80,11 @@ func TestPublishedRoomsAreListed(t *testing.T) {
 		}
 		s.Want(403, "M_FORBIDDEN", bob, "PUT", visibility, object{"visibility": "public"})
 		s.Want(400, "M_INVALID_PARAM", alice, "PUT", visibility, object{"visibility": "odd"})
+		s.Want(403, "M_USER_SUSPENDED", "@suspended:test", "PUT", visibility, object{"visibility": "public"})
+		s.Want(403, "M_USER_SUSPENDED", "@suspended:test", "DELETE", alias("any"), nil)
+		s.Want(400, "M_INVALID_PARAM", carol, "GET", list+"?server=no%20name", nil)
+		s.Want(400, "M_INVALID_PARAM", carol, "GET", list+"?since=-1", nil)
+		s.Want(400, "M_BAD_JSON", carol, "POST", list, object{"filter": "x"})
 		s.OK(alice, "PUT", visibility, object{})
 		if got := len(s.OK(carol, "GET", list, nil).List("chunk")); got != 3 {
 			t.Errorf("%d rooms published", got)

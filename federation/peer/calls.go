@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"strconv"
 	"time"
@@ -213,7 +214,7 @@ func (c *Client) PolicySign(ctx context.Context, destination string, event json.
 	return out, c.Do(ctx, destination, "POST", "/_matrix/policy/v1/sign", event, &out, Opts{MaxBytes: 64 << 10})
 }
 
-// OpenIDUserinfo asks whose OpenID token this is.
+// OpenIDUserinfo asks whose OpenID token this is. A server vouches for its own users only.
 //
 // spec: s2s/exchangeOpenIdToken
 func (c *Client) OpenIDUserinfo(ctx context.Context, destination, token string) (id.UserID, error) {
@@ -222,6 +223,9 @@ func (c *Client) OpenIDUserinfo(ctx context.Context, destination, token string) 
 	}
 	query := url.Values{"access_token": {token}}
 	err := c.Do(ctx, destination, "GET", withQuery(v1+"openid/userinfo", query), nil, &out, Opts{Unsigned: true, MaxBytes: 64 << 10})
+	if err == nil && out.Subject.Homeserver() != destination {
+		return "", unreachable(destination, fmt.Errorf("it vouches for %.300q, who is no user of its own", out.Subject))
+	}
 	return out.Subject, err
 }
 

@@ -289,7 +289,7 @@ func TestCallsOfRooms(t *testing.T) {
 		"GET /_matrix/federation/v1/user/devices/@u:a":                                `{"user_id":"@u:a","stream_id":5,"devices":[{"device_id":"D","keys":{}}]}`,
 		"POST /_matrix/federation/v1/publicRooms":                                     `{"chunk":[{"room_id":"!r:a"}],"next_batch":"n"}`,
 		"GET /_matrix/federation/v1/hierarchy/%21r:a":                                 `{"room":{},"children":[{}],"inaccessible_children":["!x:a"]}`,
-		"GET /_matrix/federation/v1/openid/userinfo?access_token=t":                   `{"sub":"@u:a"}`,
+		"GET /_matrix/federation/v1/openid/userinfo?access_token=theirs":              `{"sub":"@u:b.example"}`,
 		"GET /_matrix/federation/v1/version":                                          `{"server":{"name":"S","version":"1"}}`,
 		"PUT /_matrix/federation/v1/send/t1":                                          `{"pdus":{"$1":{},"$2":{"error":"no"}}}`,
 	}
@@ -305,6 +305,7 @@ func TestCallsOfRooms(t *testing.T) {
 		answerJSON(w, 200, answer)
 	}, "a.example")
 	a := "a.example:" + port
+	answers["GET /_matrix/federation/v1/openid/userinfo?access_token=t"] = `{"sub":"@u:` + a + `"}`
 	c, _ := ca.us(t, &names{}, nil)
 	ctx := t.Context()
 	room, event := id.RoomID("!r:a"), id.EventID("$e")
@@ -361,7 +362,10 @@ func TestCallsOfRooms(t *testing.T) {
 	space, err := c.Hierarchy(ctx, a, room, Opts{})
 	check("hierarchy", space.Inaccessible, err, "[!x:a]")
 	user, err := c.OpenIDUserinfo(ctx, a, "t")
-	check("openid", user, err, "@u:a")
+	check("openid", user, err, "@u:"+a)
+	if user, err := c.OpenIDUserinfo(ctx, a, "theirs"); err == nil {
+		t.Errorf("a server vouches for %s, who is another's", user)
+	}
 	software, version, err := c.Version(ctx, a)
 	check("version", software+version, err, "S1")
 	refused, err := c.SendTransaction(ctx, a, "t1", Transaction{TS: 1}, Opts{})
