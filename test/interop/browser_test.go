@@ -5,7 +5,7 @@ package interop
 import (
 	"context"
 	"crypto/sha256"
-	_ "embed"
+	"embed"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,8 +22,8 @@ import (
 //go:embed js/package.json
 var packages string
 
-//go:embed js/conversation.mjs
-var conversation string
+//go:embed js/*.mjs
+var programs embed.FS
 
 // browser gives a folder with the client library of Element Web, in the user's cache.
 func browser(t testing.TB) string {
@@ -55,7 +55,17 @@ func browser(t testing.TB) string {
 		}
 		write(t, done, "")
 	}
-	write(t, filepath.Join(dir, "conversation.mjs"), conversation)
+	files, err := programs.ReadDir("js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := programs.ReadFile("js/" + file.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, file.Name()), string(text))
+	}
 	return dir
 }
 
@@ -67,22 +77,25 @@ func TestBrowserClients(t *testing.T) {
 	dir := browser(t)
 	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
 		ca := homeserver.NewCA(t)
-		t.Run("one server", func(t *testing.T) {
-			a := ours(t, ca, fresh())
-			converse(t, dir, a, a)
-		})
-		t.Run("two servers", func(t *testing.T) { converse(t, dir, ours(t, ca, fresh()), ours(t, ca, fresh())) })
+		for _, program := range []string{"conversation", "people"} {
+			t.Run(program+" on one server", func(t *testing.T) {
+				a := ours(t, ca, fresh())
+				run(t, dir, program, a, a)
+			})
+			t.Run(program+" on two servers", func(t *testing.T) { run(t, dir, program, ours(t, ca, fresh()), ours(t, ca, fresh())) })
+		}
 	})
 }
 
-func converse(t *testing.T, dir string, a, b *server) {
+// run lets a program tell its steps on two servers, or on the same one.
+func run(t *testing.T, dir, program string, a, b *server) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "node", "conversation.mjs", a.URL, b.URL)
+	cmd := exec.CommandContext(ctx, "node", program+".mjs", a.URL, b.URL)
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil || !strings.Contains(string(out), "\ndone\n") {
-		t.Fatalf("the conversation failed: %v", err)
+		t.Fatalf("the program failed: %v", err)
 	}
 }

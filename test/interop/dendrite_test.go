@@ -29,29 +29,29 @@ client_api:
   registration_shared_secret: interop
   rate_limiting: {enabled: false}
 room_server:
-  database: {connection_string: "%[3]sroomserver%[4]s", max_open_conns: 10}
+  database: {connection_string: "%[3]sroomserver%[4]s", max_open_conns: 10, max_idle_conns: 10}
 key_server:
-  database: {connection_string: "%[3]skeys%[4]s", max_open_conns: 10}
+  database: {connection_string: "%[3]skeys%[4]s", max_open_conns: 10, max_idle_conns: 10}
 relay_api:
-  database: {connection_string: "%[3]srelay%[4]s", max_open_conns: 10}
+  database: {connection_string: "%[3]srelay%[4]s", max_open_conns: 10, max_idle_conns: 10}
 mscs:
   mscs: []
-  database: {connection_string: "%[3]smscs%[4]s", max_open_conns: 10}
+  database: {connection_string: "%[3]smscs%[4]s", max_open_conns: 10, max_idle_conns: 10}
 federation_api:
-  database: {connection_string: "%[3]sfederation%[4]s", max_open_conns: 10}
+  database: {connection_string: "%[3]sfederation%[4]s", max_open_conns: 10, max_idle_conns: 10}
   send_max_retries: 16
   deny_networks: []
   allow_networks: ["0.0.0.0/0"]
 media_api:
   base_path: "%[2]s/media"
   dynamic_thumbnails: true
-  database: {connection_string: "%[3]smedia%[4]s", max_open_conns: 10}
+  database: {connection_string: "%[3]smedia%[4]s", max_open_conns: 10, max_idle_conns: 10}
 sync_api:
   search: {enabled: false}
-  database: {connection_string: "%[3]ssync%[4]s", max_open_conns: 10}
+  database: {connection_string: "%[3]ssync%[4]s", max_open_conns: 10, max_idle_conns: 10}
 user_api:
   bcrypt_cost: 4
-  account_database: {connection_string: "%[3]saccounts%[4]s", max_open_conns: 10}
+  account_database: {connection_string: "%[3]saccounts%[4]s", max_open_conns: 10, max_idle_conns: 10}
 logging: [{type: std, level: info}]
 `
 
@@ -80,7 +80,7 @@ func dendrite(t testing.TB, ca *homeserver.CA, binary, database string) *server 
 	s.lacks = map[string]string{
 		"partial joins":               "it neither leaves members out of the answer to a join nor asks for that",
 		"bundled edits":               "it bundles no replacement with an event",
-		"redactions since version 11": "it looks for what is redacted at the top of the event only (rooms/v11#event-format), so it never shows a redaction to clients, takes it for missing, and gives the events around it that it fetches from us twice in /messages",
+		"redactions since version 11": "it looks for what is redacted at the top of the event only (rooms/v11#event-format)",
 		"invites to version 12":       "its invites come without the create event, and are refused (s2s/sendInviteV2)",
 		"names of invites":            "where it is in the room, it stores an invite again when that comes among the room's events, without the room's state",
 		"ends of invites":             "an invite that it has stored twice cannot end: UNIQUE constraint failed: syncapi_invite_events.id",

@@ -1,69 +1,8 @@
 // Two people on two servers, each with the client library of Element Web and its cryptography in Rust: they trust
 // each other by emoji, talk in an encrypted room, edit, answer in a thread, read, and one comes back on a new
-// device with nothing but the recovery key. Each step that works is a line; the first that fails ends the program.
-import * as sdk from "matrix-js-sdk";
+// device with nothing but the recovery key.
 import { CryptoEvent, VerificationPhase, VerifierEvent } from "matrix-js-sdk/lib/crypto-api/index.js";
-import { logger } from "matrix-js-sdk/lib/logger.js";
-
-if (!process.env.JS_LOG) {
-    logger.setLevel("silent", false);
-    console.debug = console.info = console.warn = console.error = () => {}; // the cryptography in Rust writes there
-}
-const [home, away] = process.argv.slice(2);
-const password = "correct horse battery staple";
-const began = Date.now();
-
-const step = (what) => console.log(`ok ${((Date.now() - began) / 1000).toFixed(1)}s ${what}`);
-const demand = (is, what) => {
-    if (!is) throw new Error(what);
-};
-
-// until waits until something is there, and gives it.
-async function until(what, look) {
-    for (const end = Date.now() + 300_000; ; await new Promise((go) => setTimeout(go, 50))) {
-        const found = await look();
-        if (found) return found;
-        if (Date.now() > end) throw new Error(`in vain waited for: ${what}`);
-    }
-}
-
-async function post(url, body) {
-    const answer = await fetch(url, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
-    const got = await answer.json();
-    demand(answer.ok, `${url}: ${answer.status} ${JSON.stringify(got)}`);
-    return got;
-}
-
-let statesAfter = 0; // rooms in answers of /sync that had the state after the timeline
-
-// device signs in one more device and waits for its first /sync.
-async function device(server, name, secret) {
-    const login = await post(`${server}/_matrix/client/v3/login`, { type: "m.login.password", password, identifier: { type: "m.id.user", user: name } });
-    const client = sdk.createClient({
-        baseUrl: server, userId: login.user_id, deviceId: login.device_id, accessToken: login.access_token, timelineSupport: true,
-        cryptoCallbacks: {
-            getSecretStorageKey: async ({ keys }) => (secret.key ? [secret.id ?? Object.keys(keys)[0], secret.key] : null),
-            cacheSecretStorageKey: (id, _info, key) => Object.assign(secret, { id, key }),
-        },
-        fetchFn: async (...request) => {
-            const answer = await fetch(...request);
-            if (String(request[0]).includes("/sync?")) {
-                const rooms = (await answer.clone().json()).rooms?.join ?? {};
-                statesAfter += Object.values(rooms).filter((room) => "org.matrix.msc4222.state_after" in room || "state_after" in room).length;
-            }
-            return answer;
-        },
-    });
-    await client.initRustCrypto({ useIndexedDB: false });
-    await client.startClient({ initialSyncLimit: 50, threadSupport: true, pendingEventOrdering: "detached", pollTimeout: 2_000 });
-    await until(`${name} has synced`, () => client.isInitialSyncComplete());
-    return client;
-}
-
-const confirm = (name) => async (make) =>
-    make({ type: "m.login.password", identifier: { type: "m.id.user", user: name }, password }).catch(async (refused) =>
-        make({ type: "m.login.password", identifier: { type: "m.id.user", user: name }, password, session: refused.data.session }),
-    );
+import { away, confirm, demand, device, find, home, reads, register, say, statesAfter, step, tell, until } from "./kit.mjs";
 
 // identity makes a user's keys, the place where they are kept, and the backup of the rooms' keys.
 async function identity(client, name) {
@@ -74,24 +13,6 @@ async function identity(client, name) {
     await until(`${name} has secret storage`, () => crypto.isSecretStorageReady());
     await until(`${name} has a backup of keys`, async () => (await crypto.getActiveSessionBackupVersion()) !== null);
 }
-
-const find = (client, room, is) =>
-    client.getRoom(room)?.getTimelineSets().flatMap((set) => set.getLiveTimeline().getEvents()).concat(client.getRoom(room)?.getThreads().flatMap((thread) => thread.events) ?? []).find(is);
-
-// reads waits until a client has decrypted a text.
-const reads = (client, room, text) =>
-    until(`${client.getUserId()} reads ${text}`, () => find(client, room, (event) => event.getContent().body === text && !event.isDecryptionFailure()));
-
-// say sends a text and gives its ID. When /sync is quicker than the answer to the send, the library takes the
-// answer for a fault in a thread that is not laid out yet ("not a local echo": it has matched the transaction ID
-// already), and that client may miss the event in its thread. It is sent all the same: there is no ID then.
-const say = async (client, room, body, more) => {
-    try {
-        return (await client.sendEvent(room, "m.room.message", { msgtype: "m.text", body, ...more })).event_id;
-    } catch (fault) {
-        if (!String(fault).includes("not a local echo")) throw fault;
-    }
-};
 
 // compare lets two users compare emoji in their room; both say that they match.
 async function compare(one, other, room) {
@@ -114,19 +35,15 @@ async function compare(one, other, room) {
     await until("both are done", () => mine.phase === VerificationPhase.Done && theirs.phase === VerificationPhase.Done);
 }
 
-const clients = [];
-try {
-    const [aliceName, bobName] = ["alice", "bob"];
-    for (const [server, name] of [[home, aliceName], [away, bobName]]) {
-        await post(`${server}/_matrix/client/v3/register`, { username: name, password, auth: { type: "m.login.dummy" } });
-    }
-    const aliceSecret = {}, bobSecret = {};
-    const alice = await device(home, aliceName, aliceSecret);
-    const bob = await device(away, bobName, bobSecret);
-    clients.push(alice, bob);
+await tell(async () => {
+    await register(home, "alice");
+    await register(away, "bob");
+    const bobSecret = {};
+    const alice = await device(home, "alice", {});
+    const bob = await device(away, "bob", bobSecret);
     step("both have signed in and synced");
-    await identity(alice, aliceName);
-    await identity(bob, bobName);
+    await identity(alice, "alice");
+    await identity(bob, "bob");
     step("both have cross-signing keys, secret storage and a key backup");
 
     const { room_id: room } = await alice.createRoom({
@@ -186,10 +103,9 @@ try {
         const backup = await fetch(`${away}/_matrix/client/v3/room_keys/version`, { headers: { Authorization: `Bearer ${bob.getAccessToken()}` } });
         return (await backup.json()).count > 0;
     });
-    const again = await device(away, bobName, { key: bobSecret.key, id: bobSecret.id });
-    clients.push(again);
+    const again = await device(away, "bob", { key: bobSecret.key, id: bobSecret.id });
     demand(await again.getCrypto().userHasCrossSigningKeys(bob.getUserId(), true), "the new device does not see bob's cross-signing keys");
-    await again.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: confirm(bobName) });
+    await again.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: confirm("bob") });
     await until("the new device is ready for cross-signing", () => again.getCrypto().isCrossSigningReady());
     await again.getCrypto().loadSessionBackupPrivateKeyFromSecretStorage();
     demand((await again.getCrypto().checkKeyBackupAndEnable())?.trustInfo.trusted !== false, "the backup is not trusted");
@@ -206,10 +122,4 @@ try {
 
     demand(statesAfter > 0, "no answer of /sync had the state after the timeline");
     step(`the state after the timeline came with ${statesAfter} rooms`);
-    console.log("done");
-} catch (failed) {
-    console.log(`failed: ${failed.stack ?? failed}`);
-    process.exitCode = 1;
-}
-for (const client of clients) client.stopClient();
-setTimeout(() => process.exit(), 500).unref();
+});
