@@ -155,9 +155,9 @@ func (tx Tx) SetServersTold(user string, servers []string) error {
 	return tx.CopyIn("device_list_told", []string{"user_id", "server"}, rows)
 }
 
-// ForgetServersTold drops servers that share no room with the user any more.
-func (tx Tx) ForgetServersTold(user string, servers []string) {
-	tx.Exec(`DELETE FROM device_list_told WHERE user_id = $1 AND server = ANY($2)`, sql.Text(user), servers)
+// ForgetServersTold drops servers that were told of a user's devices, but for some.
+func (tx Tx) ForgetServersTold(user string, but []string) {
+	tx.Exec(`DELETE FROM device_list_told WHERE user_id = $1 AND server <> ALL($2)`, sql.Text(user), but)
 }
 
 // UsersWithDeviceKeys lists our users that have devices with keys, above a user, in order.

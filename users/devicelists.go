@@ -45,12 +45,17 @@ func deviceListChanged(tx storage.Tx, user id.UserID, devices ...id.DeviceID) er
 	return tellDevices(tx, user, devices, servers)
 }
 
-// serversSharing lists the other servers that must hear of a user's devices.
+// serversSharing lists the other servers that must hear of a user's devices. What others have heard is forgotten: they
+// miss what is told now, and are told again when a room is shared again, or turns out to have been all the time.
 func serversSharing(tx storage.Tx, user id.UserID) ([]string, error) {
 	servers, err := tx.ServersSharing(string(user))
+	if err != nil {
+		return nil, err
+	}
 	servers = slices.DeleteFunc(servers, func(s string) bool { return s == user.Homeserver() })
 	slices.Sort(servers)
-	return servers, err
+	tx.ForgetServersTold(string(user), servers)
+	return servers, nil
 }
 
 // tellDevices queues an update of each device for each server. Where many wait only the user's latest is kept:

@@ -90,11 +90,13 @@ func movesMember(f storage.Fact) bool {
 
 // ourMembers gives, as if each had come just now, those of ours in a room of which all servers are known only by
 // now: not all of them were told of our users' devices.
+//
+// spec: msc3902
 func (s *Server) ourMembers(ctx context.Context, room int64) (facts []storage.Fact, err error) {
 	err = s.DB.Read(ctx, func(tx storage.Tx) error {
 		members, err := tx.LocalMembers(room, s.ServerName, []string{"join"})
 		for _, m := range members {
-			facts = append(facts, storage.Fact{Kind: sql.FactEvent, Room: room, User: m.User, Event: m.Event})
+			facts = append(facts, storage.Fact{Kind: sql.FactRoomComplete, Room: room, User: m.User, Event: m.Event})
 		}
 		return err
 	})
@@ -105,15 +107,16 @@ func (s *Server) ourMembers(ctx context.Context, room int64) (facts []storage.Fa
 // so doing it twice, in pieces, or late, comes to the same.
 func (s *Server) membersMoved(ctx context.Context, facts []storage.Fact, was, is int64) error {
 	type place struct {
-		room int64
-		user id.UserID
+		room  int64
+		user  id.UserID
+		whole bool
 	}
 	var locals []place
 	var remote []string
 	for _, f := range facts {
 		if user := id.UserID(f.User); !s.IsLocal(user) {
 			remote = append(remote, f.User)
-		} else if p := (place{f.Room, user}); !slices.Contains(locals, p) {
+		} else if p := (place{f.Room, user, f.Kind == sql.FactRoomComplete}); !slices.Contains(locals, p) {
 			locals = append(locals, p)
 		}
 	}
@@ -125,7 +128,7 @@ func (s *Server) membersMoved(ctx context.Context, facts []storage.Fact, was, is
 		slices.Sort(keys)
 		err := s.DB.Write(ctx, slices.Compact(keys), func(tx storage.Tx) error {
 			for _, p := range piece {
-				if err := s.localMoved(tx, p.room, p.user); err != nil {
+				if err := s.localMoved(tx, p.room, p.user, p.whole); err != nil {
 					return err
 				}
 			}
@@ -184,19 +187,16 @@ func (s *Server) roomsReplaced(ctx context.Context, rooms []int64) error {
 	return nil
 }
 
-// localMoved tells servers that meet a user for the first time of the user's devices.
-func (s *Server) localMoved(tx storage.Tx, room int64, user id.UserID) error {
-	told, err := tx.ServersTold(string(user))
-	if err != nil {
-		return err
-	}
+// localMoved tells servers that meet a user for the first time of the user's devices. whole says that it is not the user
+// who came into the room, but we who know all of it now.
+func (s *Server) localMoved(tx storage.Tx, room int64, user id.UserID, whole bool) error {
 	sharing, err := serversSharing(tx, user)
 	if err != nil {
 		return err
 	}
-	gone := slices.DeleteFunc(slices.Clone(told), func(v string) bool { return slices.Contains(sharing, v) })
-	if len(gone) > 0 {
-		tx.ForgetServersTold(string(user), gone)
+	told, err := tx.ServersTold(string(user))
+	if err != nil {
+		return err
 	}
 	member, ok, err := tx.Member(room, string(user))
 	if err != nil {
@@ -208,16 +208,19 @@ func (s *Server) localMoved(tx storage.Tx, room int64, user id.UserID) error {
 	if err := s.arrived(tx, room, user); err != nil {
 		return err
 	}
-	counts, err := tx.ServersIn(room)
-	if err != nil {
-		return err
-	}
-	var fresh []string
-	for _, c := range counts {
-		if c.Server != s.ServerName && !slices.Contains(told, c.Server) {
-			fresh = append(fresh, c.Server)
+	fresh := sharing // also a server that was in the room before it was whole, and is in another of the user's now
+	if !whole {
+		counts, err := tx.ServersIn(room)
+		if err != nil {
+			return err
 		}
+		here := map[string]bool{}
+		for _, c := range counts {
+			here[c.Server] = true
+		}
+		fresh = slices.DeleteFunc(fresh, func(v string) bool { return !here[v] })
 	}
+	fresh = slices.DeleteFunc(fresh, func(v string) bool { return slices.Contains(told, v) })
 	if len(fresh) == 0 {
 		return nil
 	}
@@ -230,7 +233,6 @@ func (s *Server) localMoved(tx storage.Tx, room int64, user id.UserID) error {
 		ids[i] = id.DeviceID(d.Device)
 	}
 	slices.Sort(ids)
-	slices.Sort(fresh)
 	if len(ids) == 0 {
 		return nil
 	}

@@ -8,11 +8,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"chancery/roomserver/event"
 	"chancery/test/homeserver"
 	"chancery/test/largeroom"
 
+	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -180,6 +182,70 @@ func TestMembersAtATokenOfAPartialRoomAreThoseOfTheWhole(t *testing.T) {
 				t.Errorf("%d members are in the room at a token, want %d", len(joined), want)
 			}
 		}
+	})
+}
+
+func TestServersHearOfDevicesThoughTheySeemedToBeOut(t *testing.T) {
+	// spec: msc3902, s2s#device-management
+	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+		ca := homeserver.NewCA(t)
+		room := largeroom.New(t, ca, largeroom.Options{Members: 2, Servers: 3})
+		s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+		alice := s.Register(t, "alice")
+		// One who may put others out has gone before alice comes, and two come after her.
+		levels := room.Add(t, 0, "m.room.power_levels", ptr(""), J{"users": J{string(room.User(0)): 100, string(room.User(1)): 100}})
+		join := room.JoinOf(t, room.User(1))
+		room.Add(t, 1, "m.room.member", ptr(string(room.User(1))), J{"membership": "leave"})
+		held := holdState(t, room)
+		heard, late := make(chan string, 100), room.Servers[2]
+		state := room.Intercept
+		room.Intercept = func(kind string, w http.ResponseWriter, r *http.Request) bool {
+			if kind != "send" || r.Host != late.Name {
+				return state(kind, w, r)
+			}
+			text, _ := io.ReadAll(r.Body) // a broken one has no EDUs
+			for _, edu := range gjson.GetBytes(text, "edus").Array() {
+				if edu.Get("edu_type").Str == "m.device_list_update" {
+					heard <- edu.Get("content.device_display_name").Str
+				}
+			}
+			io.WriteString(w, `{"pdus":{}}`)
+			return true
+		}
+		alice.Join(string(room.ID), room.Servers[0].Name)
+		came := room.Add(t, 2, "m.room.member", ptr(string(room.User(2))), J{"membership": "join"})
+		room.Tell(t, s, came)
+		device := alice.OK("GET", "/_matrix/client/v3/account/whoami", nil).Get("device_id").Str
+		rename := func(name string) {
+			alice.OK("PUT", "/_matrix/client/v3/devices/"+url.PathEscape(device), J{"display_name": name})
+		}
+		hears := func(name string) {
+			t.Helper()
+			for timeout := time.After(time.Minute); ; {
+				select {
+				case got := <-heard:
+					if got == name {
+						return
+					}
+				case <-timeout:
+					t.Fatalf("the server did not hear of %s", name)
+				}
+			}
+		}
+		rename("while it is in the room")
+		hears("while it is in the room")
+		// By a part of the state they are out again; by the whole they never were.
+		out := room.Make(t, 1, "m.room.member", ptr(string(room.User(2))), J{"membership": "leave"}, func(p *event.Proto) {
+			p.AuthEvents = []id.EventID{p.AuthEvents[0], levels.ID(), join, came.ID()}
+		})
+		room.Tell(t, s, out)
+		if !shown(alice, room, out.ID()) {
+			t.Fatal("what a part of the state allows is not shown")
+		}
+		rename("while it seems to be out")
+		held.Open()
+		awaitWhole(t, alice, room)
+		hears("while it seems to be out")
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -96,16 +97,13 @@ func (r *Room) sendJoin(s *homeserver.Peer, w http.ResponseWriter, req *http.Req
 		r.signal()
 	}
 	state := r.before(index)
+	servers := serversIn(state)
 	if omit {
 		state = slices.DeleteFunc(state, func(e *event.Event) bool { return e.Type() == "m.room.member" })
 	}
 	chain := r.chain(append(slices.Clone(state), ev))
 	if omit {
 		chain = slices.DeleteFunc(chain, func(e *event.Event) bool { return slices.Contains(state, e) })
-	}
-	servers := make([]string, len(r.Servers))
-	for i, v := range r.Servers {
-		servers[i] = v.Name
 	}
 	r.mu.Unlock()
 	out := bufio.NewWriterSize(w, 64<<10)
@@ -120,6 +118,17 @@ func (r *Room) sendJoin(s *homeserver.Peer, w http.ResponseWriter, req *http.Req
 	r.mu.Lock()
 	r.answered = time.Now()
 	r.mu.Unlock()
+}
+
+// serversIn lists the servers that have somebody in the room.
+func serversIn(state []*event.Event) (servers []string) {
+	in := map[string]bool{}
+	for _, ev := range state {
+		if key, _ := ev.StateKey(); ev.Type() == "m.room.member" && ev.Membership() == "join" {
+			in[id.UserID(key).Homeserver()] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(in))
 }
 
 // before is the state before the event at a place. The room's history is one line.
