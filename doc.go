@@ -6,6 +6,7 @@
 //
 //	cmd/chancery   the binary
 //	config         what an operator may set
+//	recent         what was used lately, bounded in bytes
 //	storage        everything durable: SQL on two engines, the log of facts, media bytes
 //	roomserver     the room engine, the one writer of rooms
 //	users          devices, keys, profiles, receipts: the one writer of what belongs to a person

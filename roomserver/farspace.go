@@ -71,7 +71,7 @@ func (s *Server) farSpaceVia(ctx context.Context, roomID id.RoomID, via []string
 
 func (s *Server) farSpace(ctx context.Context, server string, roomID id.RoomID, q *questions) *farSpace {
 	key := server + " " + string(roomID)
-	if space, ok := s.farSpaces.get(key); ok && time.Now().Before(space.until) {
+	if space, ok := s.farSpaces.Get(key); ok && time.Now().Before(space.until) {
 		return space
 	}
 	if !q.take() {
@@ -83,7 +83,7 @@ func (s *Server) farSpace(ctx context.Context, server string, roomID id.RoomID, 
 		return nil
 	})
 	if err == nil && space == nil { // somebody else has asked meanwhile
-		if known, ok := s.farSpaces.get(key); ok {
+		if known, ok := s.farSpaces.Get(key); ok {
 			space = known
 		}
 	}
@@ -116,7 +116,7 @@ func (s *Server) askSpace(ctx context.Context, server string, roomID id.RoomID) 
 	}
 	// A no is not remembered: the next moment somebody here may enter what opens the room to us.
 	if ctx.Err() == nil && !knowsNot(err) {
-		s.farSpaces.put(server+" "+string(roomID), space, size)
+		s.farSpaces.Put(server+" "+string(roomID), space, size)
 	}
 	return space
 }

@@ -108,7 +108,7 @@ func (p *policyServer) opinionKey(ev *event.Event) string {
 }
 
 func (s *Server) opinionOf(p *policyServer, ev *event.Event) *opinion {
-	o, ok := s.opinions.get(p.opinionKey(ev))
+	o, ok := s.opinions.Get(p.opinionKey(ev))
 	if !ok || time.Now().After(o.until) {
 		return nil
 	}
@@ -197,7 +197,7 @@ func (s *Server) ask(ctx context.Context, u *unasked) error {
 		if e := (*chancery.Error)(nil); o.err != nil && (!errors.As(o.err, &e) || e.Status == 429 || e.Status >= 500) {
 			o.until = time.Now().Add(noOpinionTime)
 		}
-		s.opinions.put(u.server.opinionKey(u.ev), o, 400)
+		s.opinions.Put(u.server.opinionKey(u.ev), o, 400)
 		return nil
 	})
 }

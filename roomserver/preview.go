@@ -124,7 +124,7 @@ type previewAt struct {
 
 // SpaceRoom reads what is told of a room of ours, and what it has for children.
 func (rd *Reader) SpaceRoom(tx storage.Tx, room storage.Room) (*SpaceRoom, error) {
-	if at, ok := rd.previews.get(room.NID); ok && at.root == room.Root {
+	if at, ok := rd.previews.Get(room.NID); ok && at.root == room.Root {
 		return at.room, nil
 	}
 	s, err := rd.readSpaceRoom(tx, room)
@@ -135,7 +135,7 @@ func (rd *Reader) SpaceRoom(tx storage.Tx, room storage.Room) (*SpaceRoom, error
 	for _, c := range s.Children {
 		size += 300 + len(c.Content)
 	}
-	rd.previews.put(room.NID, previewAt{room.Root, s}, size)
+	rd.previews.Put(room.NID, previewAt{room.Root, s}, size)
 	return s, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"chancery"
+	"chancery/recent"
 	"chancery/roomserver/event"
 	"chancery/roomserver/state"
 	"chancery/storage"
@@ -34,21 +35,21 @@ func (s *Stored) isJudged() bool {
 // Reader reads rooms from storage, in any process: no read needs a call to the room's owner.
 // Events and state nodes never change and are cached; a redaction drops the event (Forget).
 type Reader struct {
-	events *recent[int64, *Stored]
-	auths  *recent[int64, []int64] // the numbers of auth events
+	events *recent.Cache[int64, *Stored]
+	auths  *recent.Cache[int64, []int64] // the numbers of auth events
 	nodes  *state.Cache
 
 	summaries summaries
-	previews  *recent[int64, previewAt]
+	previews  *recent.Cache[int64, previewAt]
 }
 
 // NewReader makes a reader whose caches hold about the given bytes.
 func NewReader(cacheBytes int) *Reader {
 	return &Reader{
-		events:   newRecent[int64, *Stored](cacheBytes / 2),
-		auths:    newRecent[int64, []int64](cacheBytes / 8),
+		events:   recent.New[int64, *Stored](cacheBytes / 2),
+		auths:    recent.New[int64, []int64](cacheBytes / 8),
 		nodes:    state.NewCache(cacheBytes / 4),
-		previews: newRecent[int64, previewAt](cacheBytes / 8),
+		previews: recent.New[int64, previewAt](cacheBytes / 8),
 	}
 }
 
@@ -56,7 +57,7 @@ func NewReader(cacheBytes int) *Reader {
 type Key struct{ Type, StateKey string }
 
 // Forget drops an event that was redacted.
-func (rd *Reader) Forget(nid int64) { rd.events.drop(nid) }
+func (rd *Reader) Forget(nid int64) { rd.events.Drop(nid) }
 
 // Stored parses a row.
 func (rd *Reader) stored(version *event.Version, row *storage.Event) (*Stored, error) {
@@ -74,7 +75,7 @@ func (rd *Reader) stored(version *event.Version, row *storage.Event) (*Stored, e
 	}
 	// What is not yet placed may be later, and what is redacted may be seen under its old form.
 	if s.Placed && s.Status == storage.Accepted {
-		rd.events.put(row.NID, s, len(row.JSON)+400)
+		rd.events.Put(row.NID, s, len(row.JSON)+400)
 	}
 	return s, nil
 }
@@ -104,7 +105,7 @@ func (rd *Reader) ByNumber(tx storage.Tx, room storage.Room, nids []int64) (map[
 		if n == 0 {
 			continue
 		}
-		if s, ok := rd.events.get(n); ok {
+		if s, ok := rd.events.Get(n); ok {
 			out[n] = s
 		} else {
 			missing = append(missing, n)
@@ -144,7 +145,7 @@ func (rd *Reader) readAuth(tx storage.Tx, nids []int64) (map[int64][]int64, erro
 	return out, nil
 }
 
-func (rd *Reader) keepAuth(nid int64, auth []int64) { rd.auths.put(nid, auth, 100+8*len(auth)) }
+func (rd *Reader) keepAuth(nid int64, auth []int64) { rd.auths.Put(nid, auth, 100+8*len(auth)) }
 
 // ByID reads events by ID that belong to the room.
 func (rd *Reader) ByID(tx storage.Tx, room storage.Room, ids []id.EventID) (map[id.EventID]*Stored, error) {

@@ -179,7 +179,7 @@ func (r *room) knownEvents(nids []int64) (map[int64]state.Known, error) {
 	for _, n := range nids {
 		if list, ok := r.pendingAuth[n]; ok {
 			auths[n] = list
-		} else if list, ok := r.s.Reader.auths.get(n); ok {
+		} else if list, ok := r.s.Reader.auths.Get(n); ok {
 			auths[n] = list
 		} else {
 			stored = append(stored, n)

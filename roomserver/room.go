@@ -225,7 +225,7 @@ func (r *room) settle() {
 			delete(r.beneath, add.NID)
 			delete(r.pendingID, add.ID())
 			if add.Placed && add.Status == storage.Accepted {
-				r.s.Reader.events.put(add.NID, add.Stored, add.Size()+400)
+				r.s.Reader.events.Put(add.NID, add.Stored, add.Size()+400)
 			}
 		}
 	}
@@ -343,7 +343,7 @@ func (r *room) events(nids []int64) (map[int64]*Stored, error) {
 	for _, n := range nids {
 		if ev, ok := r.pending[n]; ok {
 			out[n], r.leans = ev, true
-		} else if ev, ok := r.s.Reader.events.get(n); ok {
+		} else if ev, ok := r.s.Reader.events.Get(n); ok {
 			out[n] = ev
 		} else if n != 0 {
 			stored = append(stored, n)

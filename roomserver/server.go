@@ -14,6 +14,7 @@ import (
 
 	"chancery"
 	"chancery/federation/peer"
+	"chancery/recent"
 	"chancery/storage"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,8 +53,8 @@ type Server struct {
 	answering *answering
 	metrics   *metrics
 	lost      *lost
-	farSpaces *recent[string, *farSpace]
-	opinions  *recent[string, *opinion]
+	farSpaces *recent.Cache[string, *farSpace]
+	opinions  *recent.Cache[string, *opinion]
 	shards    ownership
 	share     *share        // of this server, for the work of others
 	states    chan struct{} // held while a whole state is on the way
@@ -69,8 +70,8 @@ func New(o Options) *Server {
 	s.gaps = newReminders(gapFirstPause, gapMaxPause, gapTries)
 	s.late = newReminders(lateFirstPause, lateMaxPause, lateTries)
 	s.metrics, s.lost = newMetrics(o.Metrics), newLost()
-	s.farSpaces = newRecent[string, *farSpace](farSpaceBytes)
-	s.opinions = newRecent[string, *opinion](opinionsBytes)
+	s.farSpaces = recent.New[string, *farSpace](farSpaceBytes)
+	s.opinions = recent.New[string, *opinion](opinionsBytes)
 	s.share, s.states = newShare(), make(chan struct{}, largeStates)
 	s.names.room = map[id.EventID]int64{}
 	return s

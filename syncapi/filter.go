@@ -90,7 +90,7 @@ func parseFilter(text string) (*filter, error) {
 // storedFilter finds a filter that the user defined; they never change and are kept.
 func (s *Server) storedFilter(ctx context.Context, user string, number int64) (*filter, error) {
 	key := filterKey{user, number}
-	if f, ok := s.shared.filters.get(key); ok {
+	if f, ok := s.shared.filters.Get(key); ok {
 		return f, nil
 	}
 	var text json.RawMessage
@@ -107,7 +107,7 @@ func (s *Server) storedFilter(ctx context.Context, user string, number int64) (*
 	}
 	f, err := parseFilter(string(text))
 	if err == nil {
-		s.shared.filters.put(key, f, len(text)+300)
+		s.shared.filters.Put(key, f, len(text)+300)
 	}
 	return f, err
 }

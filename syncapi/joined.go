@@ -111,7 +111,7 @@ func (a *answer) timelineOf(j *joined) (*timeline, error) {
 		// Who comes second waits for the first, who holds a connection of their own and waits for nobody.
 		done := a.s.shared.turn.take(key)
 		defer done()
-		if t, ok := a.s.shared.timelines.get(key); ok {
+		if t, ok := a.s.shared.timelines.Get(key); ok {
 			return t, nil
 		}
 	}
@@ -131,7 +131,7 @@ func (a *answer) timelineOf(j *joined) (*timeline, error) {
 		return nil, err
 	}
 	if alike {
-		a.s.shared.timelines.put(key, t, 200+16*len(t.events))
+		a.s.shared.timelines.Put(key, t, 200+16*len(t.events))
 	}
 	return t, nil
 }

@@ -3,6 +3,7 @@ package syncapi
 import (
 	"sync"
 
+	"chancery/recent"
 	"chancery/roomserver"
 	"chancery/roomserver/state"
 
@@ -75,7 +76,7 @@ func (a *answer) lazyMembers(j *joined, at state.Root, list *stateList) error {
 // sentMembers remembers which members a device was sent, so that they are not sent with every message.
 // It is memory only, and bounded: a device that is not in it gets them again.
 type sentMembers struct {
-	devices *recent[deviceRoom, *sentTo]
+	devices *recent.Cache[deviceRoom, *sentTo]
 }
 
 type deviceRoom struct {
@@ -98,12 +99,12 @@ type sent struct {
 const maxSentTo = 5000
 
 func newSentMembers() *sentMembers {
-	return &sentMembers{devices: newRecent[deviceRoom, *sentTo](16 << 20)}
+	return &sentMembers{devices: recent.New[deviceRoom, *sentTo](16 << 20)}
 }
 
 // has says whether a client at a token has a member.
 func (s *sentMembers) has(d deviceRoom, user string, since int64) bool {
-	to, ok := s.devices.get(d)
+	to, ok := s.devices.Get(d)
 	if !ok {
 		return false
 	}
@@ -114,7 +115,7 @@ func (s *sentMembers) has(d deviceRoom, user string, since int64) bool {
 }
 
 func (s *sentMembers) add(v sent, token int64) {
-	to, ok := s.devices.get(v.device)
+	to, ok := s.devices.Get(v.device)
 	if !ok || v.fresh {
 		to = &sentTo{users: map[string]int64{}}
 	}
@@ -129,5 +130,5 @@ func (s *sentMembers) add(v sent, token int64) {
 	}
 	size := 200 + 64*len(to.users)
 	to.mu.Unlock()
-	s.devices.put(v.device, to, size)
+	s.devices.Put(v.device, to, size)
 }

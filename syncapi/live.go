@@ -76,7 +76,7 @@ func (w *watch) followPresence(ctx context.Context, c users.Presence) {
 
 // roomNumber finds the number of a room. It is the same for as long as we have the room.
 func (s *Server) roomNumber(ctx context.Context, room id.RoomID) (nid int64, ok bool, err error) {
-	if nid, ok := s.shared.numbers.get(room); ok {
+	if nid, ok := s.shared.numbers.Get(room); ok {
 		return nid, true, nil
 	}
 	err = s.DB.Read(ctx, func(tx storage.Tx) error {
@@ -85,7 +85,7 @@ func (s *Server) roomNumber(ctx context.Context, room id.RoomID) (nid int64, ok 
 		return err
 	})
 	if err == nil && ok {
-		s.shared.numbers.put(room, nid, 100)
+		s.shared.numbers.Put(room, nid, 100)
 	}
 	return nid, ok, err
 }

@@ -142,7 +142,7 @@ func (a *answer) base(room storage.Room, r *roomNews) (base, error) {
 		return base{state.Root(room.Root), math.MaxInt64}, nil
 	}
 	key := baseKey{room.NID, r.first}
-	if b, ok := a.s.shared.bases.get(key); ok {
+	if b, ok := a.s.shared.bases.Get(key); ok {
 		return b, nil
 	}
 	b := base{ord: noOrd}
@@ -160,7 +160,7 @@ func (a *answer) base(room storage.Room, r *roomNews) (base, error) {
 	if ok {
 		b.ord = ord
 	}
-	a.s.shared.bases.put(key, b, 100)
+	a.s.shared.bases.Put(key, b, 100)
 	return b, nil
 }
 

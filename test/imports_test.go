@@ -20,7 +20,7 @@ import (
 // See docs/decisions and the package comment of chancery.
 var floors = [][]string{
 	{"."},
-	{"storage", "config", "endpoint"},
+	{"storage", "config", "endpoint", "recent"},
 	{"federation/peer"},
 	{"roomserver", "users", "media"},
 	{"clientapi", "federation", "syncapi", "push", "appservice", "identity", "records", "policy", "console"},
