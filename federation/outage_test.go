@@ -68,7 +68,7 @@ func TestARestartOfTheSenderLosesNothing(t *testing.T) {
 		want = append(want, a.numbered(alice, room, "restarted", 3)...)
 		b.deaf.Store(false)
 		b.hears(room, want)
-		eventually(t, "nothing is owed any more", func() bool { return len(a.owed()) == 0 })
+		a.owesNothing()
 	})
 }
 
@@ -91,8 +91,8 @@ func TestAServerThatWasAwayForTooLongHearsOfEveryRoom(t *testing.T) {
 		b.deaf.Store(true)
 		want := [][]string{a.numbered(alice, rooms[0], "first", 8), a.numbered(alice, rooms[1], "second", 12)}
 		a.numbered(alice, left, "secret", 3)
-		eventually(t, "the peer is backed off", func() bool { return a.peer.Destination(b.name).Failures > 0 })
-		eventually(t, "where it stopped is stored", func() bool { rows := a.owed(); return len(rows) == 1 && rows[0].Behind })
+		a.backsOff(b)
+		a.fallsBehind()
 		a.halt()
 		db, err := storage.Open(context.Background(), a.open)
 		if err != nil {
@@ -108,7 +108,7 @@ func TestAServerThatWasAwayForTooLongHearsOfEveryRoom(t *testing.T) {
 		b.deaf.Store(false)
 		b.hears(rooms[0], want[0])
 		b.hears(rooms[1], want[1])
-		eventually(t, "nothing is owed any more", func() bool { return len(a.owed()) == 0 })
+		a.owesNothing()
 		if got := b.said(left); len(got) != 0 {
 			t.Errorf("in a room that it has left it heard %q", got)
 		}
@@ -122,19 +122,19 @@ func TestAKickOutlivesAnOutage(t *testing.T) {
 		alice, bob := a.user("alice"), b.user("bob")
 		room := a.room(alice, nil)
 		b.join(bob, room, a)
-		eventually(t, "nothing is under way", func() bool { return len(a.owed()) == 0 })
+		a.owesNothing()
 		b.deaf.Store(true)
 		want := a.numbered(alice, room, "before", 2)
 		if err := a.rooms.ChangeMember(t.Context(), roomserver.Change{Room: room, Sender: alice, Target: bob, Membership: "leave"}); err != nil {
 			t.Fatal(err)
 		}
 		a.numbered(alice, room, "secret", 2)
-		eventually(t, "what is owed is stored", func() bool { rows := a.owed(); return len(rows) == 1 && rows[0].Behind })
+		a.fallsBehind()
 		a.halt()
 		a.again()
 		b.deaf.Store(false)
 		eventually(t, "bob's server knows that he was put out", func() bool { return b.membership(room, bob) == "leave" })
-		eventually(t, "nothing is owed any more", func() bool { return len(a.owed()) == 0 })
+		a.owesNothing()
 		b.hears(room, want)
 	})
 }
@@ -150,7 +150,7 @@ func TestBackoffEndsWhenThePeerSpeaks(t *testing.T) {
 		b.join(bob, room, a)
 		b.deaf.Store(true)
 		want := a.numbered(alice, room, "down", 3)
-		eventually(t, "the peer is backed off", func() bool { return a.peer.Destination(b.name).Failures > 0 })
+		a.backsOff(b)
 		b.deaf.Store(false)
 		time.Sleep(50 * time.Millisecond)
 		if got := b.said(room); len(got) != 0 {
@@ -173,7 +173,7 @@ func TestBackoffSurvivesARestart(t *testing.T) {
 		b.join(bob, room, a)
 		b.deaf.Store(true)
 		a.say(alice, room, "down")
-		eventually(t, "the peer is backed off", func() bool { return a.peer.Destination(b.name).Failures > 0 })
+		a.backsOff(b)
 		a.halt()
 		a.again()
 		eventually(t, "the back-off is back", func() bool { return a.peer.Destination(b.name).Failures == 1 })

@@ -143,7 +143,7 @@ func TestAJoinIsNotSentBackToItsServer(t *testing.T) {
 		b.join(dora, room, a)
 		want = append(want, "and again")
 		a.say(alice, room, want[1])
-		eventually(t, "what is owed is stored", func() bool { rows := a.owed(); return len(rows) == 1 && rows[0].Behind })
+		a.fallsBehind()
 		a.halt()
 		a.again()
 		b.deaf.Store(false)
@@ -198,6 +198,17 @@ func (n *node) owed() (rows []storage.Destination) {
 		n.t.Fatal(err)
 	}
 	return rows
+}
+
+// fallsBehind waits until it is stored where the one other server stopped hearing us.
+func (n *node) fallsBehind() {
+	n.t.Helper()
+	eventually(n.t, "what is owed is stored", func() bool { rows := n.owed(); return len(rows) == 1 && rows[0].Behind })
+}
+
+func (n *node) backsOff(from *node) {
+	n.t.Helper()
+	eventually(n.t, "the peer is backed off", func() bool { return n.peer.Destination(from.name).Failures > 0 })
 }
 
 // keeps says whether EDUs wait for anybody.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -106,14 +107,7 @@ func TestServeUntilToldToStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	select {
-	case code := <-done:
-		if code != exitDone {
-			t.Fatalf("exit %d: %s", code, errs.String())
-		}
-	case <-time.After(time.Minute):
-		t.Fatal("it does not stop")
-	}
+	stops(t, done, &errs)
 	for _, line := range strings.Split(strings.TrimSpace(errs.String()), "\n") {
 		if !json.Valid([]byte(line)) {
 			t.Errorf("a line of the log is no JSON: %q", line)
@@ -291,6 +285,19 @@ func TestLowPasswordCostIsWarnedOf(t *testing.T) {
 	}
 	if !strings.Contains(errs.String(), "passwords.cost") {
 		t.Fatalf("no warning: %s", errs.String())
+	}
+}
+
+// stops waits for a server that was told to stop.
+func stops(t *testing.T, done <-chan int, log fmt.Stringer) {
+	t.Helper()
+	select {
+	case code := <-done:
+		if code != exitDone {
+			t.Fatalf("exit %d: %s", code, log)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it does not stop")
 	}
 }
 

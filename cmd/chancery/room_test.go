@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/tidwall/gjson"
 )
@@ -110,14 +109,7 @@ func TestRoomExplain(t *testing.T) {
 	explained()
 	rebuilt()
 	stop()
-	select {
-	case code := <-done:
-		if code != exitDone {
-			t.Fatalf("exit %d: %s", code, log.String())
-		}
-	case <-time.After(time.Minute):
-		t.Fatal("it did not stop")
-	}
+	stops(t, done, &log)
 	explained()
 	rebuilt("--apply")
 	if code, _, _ := chancery("room", "explain", room); code != exitUsage {

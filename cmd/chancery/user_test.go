@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 )
 
 // The first administrator of a new server, before its first start and while it runs.
@@ -58,12 +57,5 @@ func TestUserCreate(t *testing.T) {
 		}
 	}
 	stop()
-	select {
-	case code := <-done:
-		if code != exitDone {
-			t.Fatalf("exit %d: %s", code, log.String())
-		}
-	case <-time.After(time.Minute):
-		t.Fatal("it did not stop")
-	}
+	stops(t, done, &log)
 }
