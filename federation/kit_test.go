@@ -35,6 +35,7 @@ import (
 	"chancery/storage/sql"
 	"chancery/storage/sql/sqltest"
 	"chancery/test/conformance"
+	"chancery/test/port"
 	"chancery/users"
 
 	"go.uber.org/zap"
@@ -114,7 +115,7 @@ func newNode(t testing.TB, a authority, open sql.Options) *node {
 	if os.Getenv("FEDERATION_LOG") != "" {
 		n.log = zaptest.NewLogger(t)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.1:"+port.Free(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,11 +133,10 @@ func (n *node) again() {
 	n.t.Helper()
 	var l net.Listener
 	var err error
-	for range 50 {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if l, err = net.Listen("tcp", n.name); err == nil {
 			break
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	if err != nil {
 		n.t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"chancery/config"
 	"chancery/storage"
 	"chancery/storage/sql/sqltest"
+	"chancery/test/port"
 )
 
 // tell runs the command and gives its exit code and what it wrote.
@@ -301,15 +302,7 @@ func stops(t *testing.T, done <-chan int, log fmt.Stringer) {
 	}
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+func freeAddress(t *testing.T) string { return "127.0.0.1:" + port.Free(t) }
 
 func poll(t *testing.T, url string) int {
 	t.Helper()

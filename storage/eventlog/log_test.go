@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"chancery/storage/sql"
+	"chancery/test/port"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"go.uber.org/zap"
@@ -403,8 +404,9 @@ func eachFile(t *testing.T, dir string, do func(path string, size int64)) {
 // While NATS is away, readers go on from SQL; when it is back on its address, by the wire.
 func TestNATSStopsAndComesBack(t *testing.T) {
 	dir := t.TempDir()
-	s := startOutside(t, -1, dir)
-	port := s.Addr().(*net.TCPAddr).Port
+	port, err := strconv.Atoi(port.Free(t))
+	must(t, err)
+	s := startOutside(t, port, dir)
 	source := newLedger()
 	near, far := connect(t, s), connect(t, s)
 	writer := open(t, near, source, Options{Poll: 50 * time.Millisecond})

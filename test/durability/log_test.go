@@ -3,7 +3,6 @@ package durability
 import (
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"chancery/test/homeserver"
+	"chancery/test/port"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -91,8 +91,11 @@ func TestServerGoesOnWithoutNATS(t *testing.T) {
 		t.Parallel()
 		database := fresh()
 		dir := t.TempDir()
-		n := startNATS(t, server.RANDOM_PORT, dir)
-		port := n.Addr().(*net.TCPAddr).Port
+		port, err := strconv.Atoi(port.Free(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := startNATS(t, port, dir)
 		t.Cleanup(func() { stopNATS(n) })
 		s := homeserver.Start(t, homeserver.Options{Database: database, Settings: map[string]string{"CHANCERY_NATS_URL": "nats://127.0.0.1:" + strconv.Itoa(port)}})
 		alice, bob := s.Register(t, "alice"), s.Register(t, "bob")

@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -27,6 +26,7 @@ import (
 	"chancery/storage/sql"
 	"chancery/storage/sql/sqltest"
 	"chancery/test/conformance"
+	"chancery/test/port"
 )
 
 // Options say what server to start.
@@ -72,7 +72,7 @@ func Start(t testing.TB, o Options) *Server {
 	if o.CA == nil {
 		o.CA = NewCA(t)
 	}
-	federation, client := FreePort(t), FreePort(t)
+	federation, client := port.Free(t), port.Free(t)
 	s := &Server{Listens: "127.0.0.1:" + federation, URL: "http://127.0.0.1:" + client, Dir: filepath.Join(t.TempDir(), "data"),
 		CA: o.CA, Options: o, t: t}
 	s.Name = cmp.Or(o.Name, s.Listens)
@@ -244,15 +244,3 @@ func (s *Server) transport() http.RoundTripper {
 
 // HTTP is a client for this server; every answer it gets is held against the specification.
 func (s *Server) HTTP() *http.Client { return s.client }
-
-// FreePort finds a port that nobody listens on. The server must know it before it listens: its name has it.
-func FreePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
-}

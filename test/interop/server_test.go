@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"chancery/test/homeserver"
+	"chancery/test/port"
 )
 
 // server is one of the two servers of a story: ours, or somebody else's.
@@ -153,7 +154,7 @@ func ours(t testing.TB, ca *homeserver.CA, database string) *server {
 // and gives the command that starts it there.
 func foreign(t testing.TB, software string, configure func(dir, federation, client string) func() *exec.Cmd) *server {
 	t.Helper()
-	federation, client := homeserver.FreePort(t), homeserver.FreePort(t)
+	federation, client := port.Free(t), port.Free(t)
 	dir := t.TempDir()
 	s := &server{software: software, Server: homeserver.Other(t, "127.0.0.1:"+federation, "http://127.0.0.1:"+client)}
 	s.fresh = configure(dir, federation, client)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -15,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"chancery/test/port"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -104,12 +105,12 @@ func start(bin string) (*Cluster, error) {
 }
 
 func serve(bin string, who account, dir, data string) (*Cluster, error) {
-	port, err := freePort()
+	port, err := port.Find()
 	if err != nil {
 		return nil, err
 	}
 	var output bytes.Buffer
-	cmd := who.command(filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(port),
+	cmd := who.command(filepath.Join(bin, "postgres"), "-D", data, "-p", port,
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
 		"-c", "max_connections=300", "-c", "shared_buffers=32MB", "-c", "max_wal_size=512MB",
 		"-c", "autovacuum_naptime=10s", "-c", "logging_collector=off")
@@ -135,8 +136,8 @@ func serve(bin string, who account, dir, data string) (*Cluster, error) {
 	if err := <-started; err != nil {
 		return nil, err
 	}
-	c := &Cluster{URL: fmt.Sprintf("postgres://chancery@127.0.0.1:%d/postgres?sslmode=disable", port)}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	c := &Cluster{URL: fmt.Sprintf("postgres://chancery@127.0.0.1:%s/postgres?sslmode=disable", port)}
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			text, _ := os.ReadFile(log.Name())
@@ -156,15 +157,6 @@ func serve(bin string, who account, dir, data string) (*Cluster, error) {
 			return nil, fmt.Errorf("postgres does not answer: %w", err)
 		}
 	}
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // template is an empty cluster, made once for a user and version: initdb takes seconds, a copy
