@@ -83,6 +83,7 @@ type how struct {
 	awaited, referenced bool
 	waiting             []int64 // the accepted ones
 	replace             bool    // it begins the room anew: what was here before is no longer its end
+	guessed             bool    // nobody tells the state before it
 	history             *int64  // its place, for what is filled in below the newest
 }
 
@@ -149,9 +150,9 @@ func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
 			return nil, err
 		}
 	}
-	if r.partial != nil {
-		r.partial.seq++
-		a.partial = &storage.PartialEvent{Event: a.NID, Seq: r.partial.seq, History: h.history != nil}
+	if r.partial != nil || h.guessed {
+		r.seq++
+		a.partial = &storage.PartialEvent{Event: a.NID, Seq: r.seq, History: h.history != nil}
 	}
 	a.nodes = r.array.Take()
 	a.slots, r.newSlots = append(a.slots, r.newSlots...), nil
@@ -554,6 +555,9 @@ func (r *room) commit(all *additions, write func(storage.Tx) error, keys ...stri
 			}
 			if len(a.missing) > 0 {
 				r.s.gaps.note(r.id)
+			}
+			if a.partial != nil && !a.room.Partial {
+				r.s.unsure.noteSoon(r.id)
 			}
 		}
 	}()

@@ -20,6 +20,7 @@ import (
 // missing prev events have otherwise.
 type truth struct {
 	join    int64
+	server  string                   // that told it
 	state   map[int64]int64          // by slot
 	rows    map[Key]int64            // what has no slot yet
 	slots   map[Key]int64            // what has one
@@ -30,20 +31,23 @@ type truth struct {
 }
 
 const (
-	// For so many sets of missing prev events other servers say the state around them; other events get the room's.
+	// For so many sets of missing prev events other servers say the state around them before the room is whole.
 	maxAround = 200
 	// So often is asked for the states around events that came while we asked for those around others.
 	aroundRounds = 10
-	// After so many tries in vain an event is given the state that we make of what we know.
-	aroundPatience = 8
+	// After so many tries in vain an event is given the state that we make of what we know, and asked about again later.
+	aroundPatience = 3
 	aroundServers  = 5
 	aroundFailures = 3 // and then the room waits for the next try
-	aroundTime     = time.Minute
+	aroundTime     = 30 * time.Second
 	slowAnswer     = 5 * time.Second
 )
 
 // errUntold: nobody tells now what the state before an event was that the room needs to be whole.
 var errUntold = errors.New("nobody tells the state before an event whose prev events are missing")
+
+// errNobodyKnows: also the server of who sent it says that it does not know.
+var errNobodyKnows = errors.New("nobody knows the state before an event whose prev events are missing")
 
 // complete makes a room whole whose state is stored. It stays partial as long as there are events with missing prev
 // events around which nobody tells the state, but not for ever: untold is how often that was so.
@@ -105,7 +109,7 @@ func (s *Server) around(ctx context.Context, f *rest, t *truth, gaps []noted, un
 			continue
 		}
 		s.Log.Info("nobody gives the state around an event", zap.String("event", string(p.ID())), zap.Error(err))
-		if p.history || untold >= aroundPatience {
+		if p.history || untold >= aroundPatience || errors.Is(err, errNobodyKnows) {
 			t.untold[p.NID] = true
 		} else if failures++; failures >= aroundFailures {
 			break
@@ -134,7 +138,7 @@ func (s *Server) gather(ctx context.Context, f *rest) (*truth, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &truth{join: f.join.NID, state: make(map[int64]int64, len(rows)), rows: map[Key]int64{}, slots: slots,
+	t := &truth{join: f.join.NID, server: f.server, state: make(map[int64]int64, len(rows)), rows: map[Key]int64{}, slots: slots,
 		around: map[int64]map[Key]int64{}, told: map[string]map[Key]int64{}, untold: map[int64]bool{}, members: map[string]int64{}}
 	put := func(row storage.StateRow) {
 		key := Key{row.Type, row.StateKey}
@@ -221,7 +225,18 @@ func (r *room) gapsIn(list []noted, t *truth) (gaps []noted, err error) {
 // noted is an event that was judged by a part of the state.
 type noted struct {
 	*Stored
+	seq     int64
 	history bool
+}
+
+// seqOf finds the place of an event in the order in which they came.
+func seqOf(list []noted, nid int64) int64 {
+	for _, p := range list {
+		if p.NID == nid {
+			return p.seq
+		}
+	}
+	return 0
 }
 
 func (r *room) partialEvents() (list []noted, err error) {
@@ -243,7 +258,7 @@ func (r *room) partialEvents() (list []noted, err error) {
 	events, err := r.events(nids)
 	for _, p := range rows {
 		if ev := events[p.Event]; ev != nil {
-			list = append(list, noted{ev, p.History})
+			list = append(list, noted{ev, p.Seq, p.History})
 		}
 	}
 	return list, err
@@ -327,6 +342,9 @@ type restating struct {
 	news map[int64]*addition // by event, what it is now
 	ends []*Stored
 	now  state.Root // the room's, as it was when the event in hand came
+
+	guessed []int64           // events the state before which nobody tells
+	later   map[int64]*Stored // and those that are not allowed by what we make of it: another time they may be
 }
 
 // becomeWhole gives every event that was judged by a part of the state its true state, judges it again, and tells
@@ -339,11 +357,15 @@ func (r *room) becomeWhole(t *truth) (gaps []noted, err error) {
 	if err != nil {
 		return nil, err
 	}
+	join := seqOf(list, t.join)
+	for i := range list { // of when we were here before: it moves nothing
+		list[i].history = list[i].history || list[i].seq < join
+	}
 	if gaps, err = r.gapsIn(list, t); err != nil || len(gaps) > 0 {
 		return gaps, err
 	}
 	seemed := state.Root(r.row.Root)
-	w := &restating{r: r, t: t, news: make(map[int64]*addition, len(list))}
+	w := &restating{r: r, t: t, news: make(map[int64]*addition, len(list)), later: map[int64]*Stored{}}
 	if w.base, err = r.rootOfTruth(t); err != nil {
 		return nil, err
 	}
@@ -389,6 +411,8 @@ func (r *room) becomeWhole(t *truth) (gaps []noted, err error) {
 				return err
 			}
 		}
+		w.writeLater(tx)
+		tx.KeepPartialEvents(row.NID, w.guessed)
 		for _, n := range was {
 			if !slices.Contains(is, n) {
 				tx.RemoveExtremity(row.NID, n)
@@ -490,10 +514,6 @@ func prevFirst(list []noted) []noted {
 // restate judges one event by its true state.
 func (w *restating) restate(p noted) error {
 	r := w.r
-	before, err := w.before(p)
-	if err != nil {
-		return err
-	}
 	auths, err := r.authOf(p.Event, &needs{})
 	if err != nil {
 		return err
@@ -503,14 +523,26 @@ func (w *restating) restate(p noted) error {
 			auths[i] = n.Stored
 		}
 	}
+	before, guessed, err := w.before(p, auths)
+	if err != nil {
+		return err
+	}
 	s := *p.Stored
 	s.Before, s.After = before, before
 	if s.Status, err = w.judge(p, before, auths); err != nil {
 		return err
 	}
+	switch {
+	case !guessed:
+	case s.Status == storage.Rejected && r.passesOwnAuth(p.Event, auths) == nil:
+		s.Status, s.Before, s.After = storage.Outlier, 0, 0
+		w.later[s.NID] = &s
+	default:
+		w.guessed = append(w.guessed, s.NID)
+	}
 	a := &addition{Stored: &s, known: true, restated: true}
 	key, isState := s.StateKey()
-	if isState && s.Status != storage.Rejected {
+	if isState && s.isJudged() && s.Status != storage.Rejected {
 		if err := r.setState(a, Key{s.Type(), key}); err != nil {
 			return err
 		}
@@ -542,28 +574,52 @@ func (w *restating) restate(p noted) error {
 	return err
 }
 
-// before is the state before an event.
-func (w *restating) before(p noted) (state.Root, error) {
+// before is the state before an event. Where nobody tells it, it is guessed.
+func (w *restating) before(p noted, auths []*Stored) (root state.Root, guessed bool, err error) {
 	if p.NID == w.t.join {
-		return w.base, nil
+		return w.base, false, nil
 	}
 	n := &needs{}
 	prev, err := w.r.prevOf(p.Event, n)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	roots := rootsAfter(prev)
-	if len(n.prev) > 0 {
-		if differs, ok := w.t.around[p.NID]; ok {
-			return w.r.withKeys(w.base, differs)
+	if len(n.prev) == 0 {
+		root, err = w.r.resolve(roots)
+		return root, false, err
+	}
+	if differs, ok := w.t.around[p.NID]; ok {
+		root, err = w.r.withKeys(w.base, differs)
+		return root, false, err
+	}
+	if p.history || w.now == 0 {
+		roots = append(roots, w.base)
+	} else {
+		roots = append(roots, w.now)
+	}
+	if root, err = w.r.resolve(roots); err != nil {
+		return 0, false, err
+	}
+	root, err = w.r.guess(nil, auths, root)
+	return root, true, err
+}
+
+// writeLater keeps what cannot be judged yet for later, and notes where it is missing.
+func (w *restating) writeLater(tx storage.Tx) {
+	since := time.Now().UnixMilli()
+	for _, s := range slices.SortedFunc(maps.Values(w.later), func(a, b *Stored) int { return int(a.NID - b.NID) }) {
+		origin := s.Sender().Homeserver()
+		if origin == w.r.s.ServerName {
+			origin = w.t.server
 		}
-		if p.history || w.now == 0 {
-			roots = append(roots, w.base)
-		} else {
-			roots = append(roots, w.now)
+		tx.AddUnjudged(storage.Unjudged{Room: s.Room, ID: string(s.ID()), Origin: origin, Since: since, JSON: s.JSON()})
+		for nid, a := range w.news {
+			if a.Status == storage.Accepted && slices.Contains(a.PrevEvents(), s.ID()) {
+				tx.AddMissing(s.Room, nid, string(s.ID()))
+			}
 		}
 	}
-	return w.r.resolve(roots)
 }
 
 // judge applies the checks of a received event; the room's state is that at its receipt.

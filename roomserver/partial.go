@@ -22,14 +22,13 @@ import (
 type partial struct {
 	join   int64      // our join
 	before state.Root // the part of the state before it that we have
-	seq    int64      // of the last event that was judged by a part of the state
 }
 
 // readPartial finds out how far a room is from being whole.
-func (r *room) readPartial(tx storage.Tx) error {
+func (r *room) readPartial(tx storage.Tx) (err error) {
 	r.partial = nil
-	if !r.row.Partial {
-		return nil
+	if r.seq, err = tx.LastPartialEvent(r.row.NID); err != nil || !r.row.Partial {
+		return err
 	}
 	join, ok, err := tx.PartialJoin(r.row.NID)
 	if err != nil || !ok {
@@ -43,8 +42,7 @@ func (r *room) readPartial(tx storage.Tx) error {
 	if ev := events[join.Join]; ev != nil {
 		r.partial.before = ev.Before
 	}
-	r.partial.seq, err = tx.LastPartialEvent(r.row.NID)
-	return err
+	return nil
 }
 
 // errPartial is for servers that ask what only a whole room can answer.
@@ -317,6 +315,7 @@ func (s *Server) makeRoomWhole(ctx context.Context, roomID id.RoomID, slots chan
 		case done:
 			if s.partials.end(roomID, changed) {
 				s.late.noteSoon(roomID) // what a part of the state refused
+				s.unsure.noteSoon(roomID)
 				s.Log.Info("nothing of a room is missing any more", zap.String("room", string(roomID)), zap.Duration("took", time.Since(begun)))
 				return
 			}

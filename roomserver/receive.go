@@ -377,8 +377,12 @@ func (s *Server) stateBefore(ctx context.Context, e *errand, ev *event.Event) (*
 	return g, nil
 }
 
-// knowsNot says that a server answered, and has not what it was asked for, or will not tell.
+// knowsNot says that a server answered, and has not what it was asked for, or will not tell. One that does not know yet
+// may tell later.
 func knowsNot(err error) bool {
+	if e := (*peer.Error)(nil); errors.As(err, &e) && e.Code == codePartial {
+		return false
+	}
 	status := peer.StatusOf(err)
 	return status == http.StatusBadRequest || status == http.StatusForbidden || status == http.StatusNotFound
 }
@@ -473,7 +477,7 @@ func (r *room) take(ev *event.Event, g *given) error {
 	if len(n.auth) > 0 {
 		return n
 	}
-	h.missing = n.prev
+	h.missing, h.guessed = n.prev, len(n.prev) > 0 && g.guess != nil
 	if h.before, err = r.rootBefore(ev, prev, auths, n, g); err != nil {
 		return fmt.Errorf("find the state before %s: %w", ev.ID(), err)
 	}

@@ -340,6 +340,7 @@ func (s *Server) enter(ctx context.Context, version *event.Version, ev *event.Ev
 				tx.EndPartial(a.Room)
 				return nil
 			}
+			r.s.unsure.noteSoon(r.id) // of when we were here before
 		}
 		r.submit(a)
 		return nil
@@ -354,14 +355,8 @@ func (r *room) enterPartly(a *addition, g *given) {
 		r.servers[server]++
 	}
 	r.set = 0
-	note := storage.PartialEvent{Event: a.NID, Seq: r.partial.seq}
-	a.partial = nil // what is noted of an earlier join goes first
 	a.also = func(tx storage.Tx) error {
-		if err := tx.BeginPartial(storage.PartialJoin{Room: a.Room, Join: a.NID, Server: g.server}, g.servers); err != nil {
-			return err
-		}
-		tx.InsertPartialEvent(a.Room, note)
-		return nil
+		return tx.BeginPartial(storage.PartialJoin{Room: a.Room, Join: a.NID, Server: g.server}, g.servers)
 	}
 }
 

@@ -381,18 +381,28 @@ func (f *rest) flush(ctx context.Context, atLeast int) error {
 // was fetched is kept. Most of it is here. Its sender's server is asked first, then who gave us the state, then others.
 func (f *rest) stateAround(ctx context.Context, ev *Stored, t *truth, others []string, failing map[string]bool) (map[Key]int64, error) {
 	last := errNothingCame
+	sender := ev.Sender().Homeserver()
+	answered := sender != f.s.ServerName // the server that we joined through must know
 	asked := map[string]bool{f.s.ServerName: true}
-	for _, server := range append([]string{ev.Sender().Homeserver(), f.server}, others...) {
-		if asked[server] || failing[server] || len(asked) > aroundServers {
+	for _, server := range append([]string{sender, f.server}, others...) {
+		if asked[server] || len(asked) > aroundServers {
 			continue
 		}
 		asked[server] = true
+		if failing[server] {
+			answered = false
+			continue
+		}
 		begun := time.Now()
 		rows, err := f.rowsAround(ctx, server, ev)
 		if err == nil {
 			return t.differs(rows), nil
 		}
 		last, failing[server] = err, time.Since(begun) > slowAnswer
+		answered = answered && knowsNot(err)
+	}
+	if answered {
+		return nil, fmt.Errorf("%w: %w", errNobodyKnows, last)
 	}
 	return nil, last
 }

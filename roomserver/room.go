@@ -34,6 +34,7 @@ type room struct {
 
 	row         storage.Room
 	partial     *partial // nil: the room is whole, or nobody makes it so
+	seq         int64    // of the last event that was judged by a part of the state, or by a guess; 0: none was
 	version     *event.Version
 	array       *state.Array
 	create      *event.Event
@@ -88,7 +89,7 @@ func newRoom(s *Server, roomID id.RoomID) *room {
 
 // reset begins with nothing known.
 func (r *room) reset(row storage.Room, version *event.Version) {
-	r.row, r.version, r.partial = row, version, nil
+	r.row, r.version, r.partial, r.seq = row, version, nil, 0
 	r.array = state.NewArray(row.NID, roomNodes{r}, r.s.Reader.nodes, func() int64 {
 		r.row.NextNode++
 		return r.row.NextNode
@@ -193,6 +194,9 @@ func (r *room) load() error {
 		}
 		if err := r.readPartial(tx); err != nil {
 			return err
+		}
+		if r.seq > 0 && r.partial == nil {
+			r.s.unsure.note(r.id)
 		}
 		if gap, err := tx.HighestGap(row.NID, r.high); err != nil {
 			return err

@@ -171,12 +171,15 @@ func (s *Server) large(ctx context.Context, origin string, answer func(leave fun
 	return v, err
 }
 
-// knowsStateOf refuses a question about the state at an event that was judged by a part of it.
+// knowsStateOf refuses a question about the state at an event that was judged by a part of it, or by a guess.
 //
 // spec: msc3902
 func (r *room) knowsStateOf(ev *Stored) error {
-	if r.partial == nil {
+	if r.seq == 0 {
 		return nil
+	}
+	if r.partial != nil && r.pending[ev.NID] != nil {
+		return errPartial // what is noted of it may not be stored yet
 	}
 	var unsure bool
 	err := r.read(func(tx storage.Tx) (err error) {

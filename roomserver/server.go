@@ -49,6 +49,7 @@ type Server struct {
 	fills     *fills
 	gaps      *reminders // rooms in whose history something is missing
 	late      *reminders // rooms with events that could not be judged yet
+	unsure    *reminders // rooms with events the state before which is not known
 	partials  *partials
 	answering *answering
 	metrics   *metrics
@@ -69,6 +70,7 @@ func New(o Options) *Server {
 	s.fills, s.partials, s.answering = newFills(), newPartials(), newAnswering()
 	s.gaps = newReminders(gapFirstPause, gapMaxPause, gapTries)
 	s.late = newReminders(lateFirstPause, lateMaxPause, lateTries)
+	s.unsure = newReminders(lateFirstPause, lateMaxPause, lateTries)
 	s.metrics, s.lost = newMetrics(o.Metrics), newLost()
 	s.farSpaces = recent.New[string, *farSpace](farSpaceBytes)
 	s.opinions = recent.New[string, *opinion](opinionsBytes)
@@ -88,6 +90,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.collectNodes(ctx) })
 	g.Go(func() error { return s.visit(ctx, s.gaps, "fill the gaps of a room", s.fillGapsOf) })
 	g.Go(func() error { return s.judgeLate(ctx) })
+	g.Go(func() error { return s.learnAllStates(ctx) })
 	g.Go(func() error { s.lookAtDoors(ctx); return nil })
 	g.Go(func() error { return s.findAllLost(ctx) })
 	g.Go(func() error { return s.makeWhole(ctx) })

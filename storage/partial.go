@@ -37,14 +37,13 @@ func (tx Tx) BeginPartial(v PartialJoin, servers []string) error {
 	return tx.CopyIn("partial_servers", []string{"room", "server"}, rows)
 }
 
-// EndPartial forgets that a room was not whole.
+// EndPartial forgets that a room was not whole. What is noted of its events stays.
 func (tx Tx) EndPartial(room int64) {
 	tx.Exec(`DELETE FROM partial_joins WHERE room = $1`, room)
 	tx.Exec(`DELETE FROM partial_servers WHERE room = $1`, room)
-	tx.Exec(`DELETE FROM partial_events WHERE room = $1`, room)
 }
 
-// PartialEvent is an event that was judged by a part of the state.
+// PartialEvent is an event that was judged by a part of the state, or by a guess of it.
 type PartialEvent struct {
 	Event   int64
 	Seq     int64
@@ -66,13 +65,32 @@ func (tx Tx) PartialEvents(room int64) ([]PartialEvent, error) {
 	}, `SELECT event, seq, history FROM partial_events WHERE room = $1 ORDER BY seq`, room)
 }
 
+// KeepPartialEvents forgets what is noted of the events of a room but some.
+func (tx Tx) KeepPartialEvents(room int64, events []int64) {
+	tx.Exec(`DELETE FROM partial_events WHERE room = $1 AND event <> ALL($2)`, room, events)
+}
+
+// ForgetPartialEvents forgets what is noted of some events of a room.
+func (tx Tx) ForgetPartialEvents(room int64, events []int64) {
+	tx.Exec(`DELETE FROM partial_events WHERE room = $1 AND event = ANY($2)`, room, events)
+}
+
+// RoomsWithPartialEvents lists the rooms in which events are noted.
+func (tx Tx) RoomsWithPartialEvents(limit int) ([]string, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (string, error) {
+		var v string
+		err := r.Scan(&v)
+		return sql.Untext(v), err
+	}, `SELECT DISTINCT r.room_id FROM partial_events e JOIN rooms r ON r.nid = e.room LIMIT $1`, limit)
+}
+
 // LastPartialEvent is the highest number of the order, 0 when there is none.
 func (tx Tx) LastPartialEvent(room int64) (seq int64, err error) {
 	err = tx.QueryRow(`SELECT COALESCE(max(seq), 0) FROM partial_events WHERE room = $1`, room).Scan(&seq)
 	return seq, err
 }
 
-// IsPartialEvent says whether an event was judged by a part of the state, and not yet by all of it.
+// IsPartialEvent says whether the state before an event is not yet known.
 func (tx Tx) IsPartialEvent(room, event int64) (bool, error) {
 	var n int64
 	err := tx.QueryRow(`SELECT count(*) FROM partial_events WHERE room = $1 AND event = $2`, room, event).Scan(&n)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -479,4 +480,141 @@ func TestSecondJoinWhilePartialHasItsTrueState(t *testing.T) {
 			})
 		})
 	}
+}
+
+// refusals answers what is asked about the state before some events with a code, until it is told to give it.
+type refusals struct {
+	mu   sync.Mutex
+	code map[string]string // by event ID
+}
+
+func (r *refusals) refuse(code string, events ...id.EventID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.code = map[string]string{}
+	for _, v := range events {
+		r.code[string(v)] = code
+	}
+}
+
+func (r *refusals) of(req *http.Request) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.code[req.URL.Query().Get("event_id")]
+}
+
+// stateIDs asks a server for the state before an event.
+func stateIDs(t *testing.T, s *homeserver.Server, room *largeroom.Room, at id.EventID) homeserver.Answer {
+	t.Helper()
+	return room.Servers[0].As(t).Ask(s, homeserver.Signed{Method: "GET",
+		Path: "/_matrix/federation/v1/state_ids/" + url.PathEscape(string(room.ID)) + "?event_id=" + url.QueryEscape(string(at))})
+}
+
+// awaitKnown waits until a server tells the state before an event.
+func awaitKnown(t *testing.T, s *homeserver.Server, room *largeroom.Room, at id.EventID) {
+	t.Helper()
+	for late := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		a := stateIDs(t, s, room, at)
+		if a.Status == 200 {
+			return
+		}
+		if time.Now().After(late) {
+			t.Fatalf("the state before %s is still not known: %s", at, a)
+		}
+	}
+}
+
+// Nobody tells the state before an event over a gap: the room becomes whole without it, nobody is told what we made of
+// it, and the true one is learned when somebody tells it.
+func TestStateThatNobodyToldIsLearnedLater(t *testing.T) {
+	// spec: msc3902
+	for name, code := range map[string]string{"nobody knows": "M_NOT_FOUND", "nobody knows yet": "M_UNABLE_DUE_TO_PARTIAL_STATE"} {
+		t.Run(name, func(t *testing.T) {
+			homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+				ca := homeserver.NewCA(t)
+				room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 3})
+				room.Live = true
+				s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+				alice := s.Register(t, "alice")
+				held := newGate()
+				t.Cleanup(held.Open)
+				no := &refusals{}
+				room.Intercept = func(kind string, w http.ResponseWriter, r *http.Request) bool {
+					switch {
+					case kind == "get_missing_events" || kind == "backfill":
+						refuse(w, "M_FORBIDDEN")
+						return true
+					case kind == "state_ids":
+						held.wait(r)
+						if code := no.of(r); code != "" {
+							refuse(w, code)
+							return true
+						}
+					}
+					return false
+				}
+				alice.Join(string(room.ID), room.Servers[0].Name)
+				newcomer := string(room.User(20))
+				room.Add(t, 20, "m.room.member", &newcomer, J{"membership": "join"})
+				want := room.State()
+				over := room.Add(t, 5, "m.room.message", nil, J{"msgtype": "m.text", "body": "welcome"})
+				no.refuse(code, over.ID())
+				room.Tell(t, s, over)
+				held.Open()
+				awaitWhole(t, alice, room)
+				last := room.Add(t, 6, "m.room.message", nil, J{"msgtype": "m.text", "body": "yes, welcome"})
+				room.Tell(t, s, last)
+				if !shown(alice, room, over.ID()) || !shown(alice, room, last.ID()) {
+					t.Error("what was said over the gap is not shown")
+				}
+				if a := stateIDs(t, s, room, over.ID()); a.Code() != "M_UNABLE_DUE_TO_PARTIAL_STATE" {
+					t.Errorf("who asks for a state that we do not know gets %s", a)
+				}
+				no.refuse("")
+				awaitKnown(t, s, room, over.ID())
+				sameState(t, s, room, over.ID(), want)
+				sameState(t, s, room, last.ID(), want)
+				members := alice.OK("GET", homeserver.Room(string(room.ID), "joined_members"), nil).Get("joined").Map()
+				if _, ok := members[newcomer]; !ok || len(members) != 22 {
+					t.Errorf("%d joined members, want 22 and %s among them", len(members), newcomer)
+				}
+			})
+		})
+	}
+}
+
+// What came into a room that we left before it was whole has its true state when we come back.
+func TestStatesFromBeforeLeavingAreLearnedAfterComingBack(t *testing.T) {
+	// spec: msc3902
+	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+		ca := homeserver.NewCA(t)
+		room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 3})
+		room.Live = true
+		s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+		alice := s.Register(t, "alice")
+		held := holdState(t, room)
+		alice.Join(string(room.ID), room.Servers[0].Name)
+		want := room.State()
+		said := room.Add(t, 5, "m.room.message", nil, J{"msgtype": "m.text", "body": "stay a while"})
+		room.Tell(t, s, said)
+		alice.OK("POST", homeserver.Room(string(room.ID), "leave"), J{})
+		room.AwaitMember(t, alice.ID, "leave")
+		alice.Join(string(room.ID), room.Servers[1].Name)
+		held.Open()
+		awaitWhole(t, alice, room)
+		awaitKnown(t, s, room, said.ID())
+		sameState(t, s, room, said.ID(), want)
+		last := room.Add(t, 6, "m.room.message", nil, J{"msgtype": "m.text", "body": "welcome back"})
+		room.Tell(t, s, last)
+		sameState(t, s, room, last.ID(), room.State())
+	})
+}
+
+func refuse(w http.ResponseWriter, code string) {
+	status := http.StatusForbidden
+	if code == "M_NOT_FOUND" {
+		status = http.StatusNotFound
+	}
+	w.WriteHeader(status)
+	fmt.Fprintf(w, `{"errcode":%q,"error":"no"}`, code)
 }
