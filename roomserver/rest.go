@@ -110,7 +110,8 @@ func (s *Server) fetchRest(ctx context.Context, roomID id.RoomID, g *given, try,
 	return false, last
 }
 
-// abandon leaves a room as it is: nobody of ours is in it to see the rest.
+// abandon leaves a room as it is: nobody of ours is in it to see the rest. What is noted of its events stays noted, for
+// whoever comes back.
 func (r *room) abandon() {
 	r.row.Partial, r.partial = false, nil
 	row := r.row

@@ -43,7 +43,8 @@ func (tx Tx) EndPartial(room int64) {
 	tx.Exec(`DELETE FROM partial_servers WHERE room = $1`, room)
 }
 
-// PartialEvent is an event that was judged by a part of the state, or by a guess of it.
+// PartialEvent is an event that was judged by a part of the state, or by a guess of it. It stays until the state is learned,
+// which in a room that we have left may be never.
 type PartialEvent struct {
 	Event   int64
 	Seq     int64
