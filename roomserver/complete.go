@@ -21,6 +21,7 @@ import (
 type truth struct {
 	join    int64
 	server  string                   // that told it
+	lacks   bool                     // not all of it is here
 	state   map[int64]int64          // by slot
 	rows    map[Key]int64            // what has no slot yet
 	slots   map[Key]int64            // what has one
@@ -138,7 +139,7 @@ func (s *Server) gather(ctx context.Context, f *rest) (*truth, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &truth{join: f.join.NID, server: f.server, state: make(map[int64]int64, len(rows)), rows: map[Key]int64{}, slots: slots,
+	t := &truth{join: f.join.NID, server: f.server, lacks: f.lacks, state: make(map[int64]int64, len(rows)), rows: map[Key]int64{}, slots: slots,
 		around: map[int64]map[Key]int64{}, told: map[string]map[Key]int64{}, untold: map[int64]bool{}, members: map[string]int64{}}
 	put := func(row storage.StateRow) {
 		key := Key{row.Type, row.StateKey}
@@ -577,7 +578,7 @@ func (w *restating) restate(p noted) error {
 // before is the state before an event. Where nobody tells it, it is guessed.
 func (w *restating) before(p noted, auths []*Stored) (root state.Root, guessed bool, err error) {
 	if p.NID == w.t.join {
-		return w.base, false, nil
+		return w.base, w.t.lacks, nil
 	}
 	n := &needs{}
 	prev, err := w.r.prevOf(p.Event, n)

@@ -32,6 +32,7 @@ type rest struct {
 	have   map[id.EventID]bool           // stored, about to be, or refused for good
 	waits  map[id.EventID][]*event.Event // by an auth event that is not here yet
 	held   int                           // bytes of those that wait
+	lacks  bool                          // some of the state nobody gives
 	ready  []*event.Event
 }
 
@@ -151,6 +152,7 @@ func (f *rest) fetch(ctx context.Context, g *given, try int) error {
 	case try < restPatience || restLack*len(missing) > len(f.wanted) || f.on != "" && !f.have[f.on]:
 		return fmt.Errorf("%s does not give %d of %d events that it names, or not what they stand on", f.server, len(missing), len(f.wanted))
 	default:
+		f.lacks = true
 		f.s.Log.Warn("some of a room's state is given by nobody", zap.String("room", f.room.ID), zap.Int("events", len(missing)))
 	}
 	return nil

@@ -249,7 +249,8 @@ const (
 	defaultMaxBytes  = 10 << 20
 	streamTimeout    = 10 * time.Minute
 	streamMaxBytes   = 256 << 20
-	stallTimeout     = 60 * time.Second // without a byte of a stream
+	stallTimeout     = 60 * time.Second // for the next stallBytes of a stream
+	stallBytes       = 64 << 10
 	maxErrorBody     = 64 << 10
 	defaultRateLimit = 5 * time.Second // after a 429 that does not say how long
 	leastRateLimit   = time.Second
@@ -327,7 +328,7 @@ func (c *Client) Stream(ctx context.Context, destination, method, path string, b
 		if !o.mustAccept { // else the body decides
 			c.backoff.succeed(destination)
 		}
-		return &Answer{Header: res.Header, Body: newLimitedBody(res.Body, o.MaxBytes, cancel)}, nil
+		return &Answer{Header: res.Header, Body: newLimitedBody(res.Body, o.MaxBytes, stallTimeout, cancel)}, nil
 	}
 	defer cancel()
 	defer res.Body.Close()
@@ -461,16 +462,19 @@ func retryAfter(h http.Header, failure *Error, now time.Time) time.Duration {
 	return max(wait, leastRateLimit)
 }
 
-// limitedBody ends a stream that is too long or that has stalled.
+// limitedBody ends a stream that is too long, or that has stalled: one that comes in drops would hold up what waits for
+// it as long as its sender likes.
 type limitedBody struct {
-	body   io.ReadCloser
-	left   int64
-	stall  *time.Timer
-	cancel context.CancelFunc
+	body    io.ReadCloser
+	left    int64
+	stall   *time.Timer
+	patient time.Duration
+	came    int64 // since the timer was set
+	cancel  context.CancelFunc
 }
 
-func newLimitedBody(body io.ReadCloser, limit int64, cancel context.CancelFunc) *limitedBody {
-	return &limitedBody{body: body, left: limit, stall: time.AfterFunc(stallTimeout, cancel), cancel: cancel}
+func newLimitedBody(body io.ReadCloser, limit int64, patient time.Duration, cancel context.CancelFunc) *limitedBody {
+	return &limitedBody{body: body, left: limit, patient: patient, stall: time.AfterFunc(patient, cancel), cancel: cancel}
 }
 
 func (b *limitedBody) Read(p []byte) (int, error) {
@@ -478,7 +482,10 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 		p = p[:b.left+1]
 	}
 	n, err := b.body.Read(p)
-	b.stall.Reset(stallTimeout)
+	if b.came += int64(n); b.came >= stallBytes {
+		b.came = 0
+		b.stall.Reset(b.patient)
+	}
 	if int64(n) > b.left {
 		n, b.left = int(b.left), 0
 		return n, ErrAnswerTooLarge

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -442,5 +443,29 @@ func TestMedia(t *testing.T) {
 			t.Errorf("%s: read %q of too large a file: %v", media, text, err)
 		}
 		m.Body.Close()
+	}
+}
+
+// drops is an answer of which a byte comes now and then, for as long as anybody listens.
+type drops struct{ ctx context.Context }
+
+func (d drops) Read(p []byte) (int, error) {
+	select {
+	case <-d.ctx.Done():
+		return 0, d.ctx.Err()
+	case <-time.After(time.Millisecond):
+		return copy(p, "x"), nil
+	}
+}
+
+func (drops) Close() error { return nil }
+
+func TestAnswerThatComesInDropsEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	body := newLimitedBody(drops{ctx}, stateBytes, 50*time.Millisecond, cancel)
+	defer body.Close()
+	if n, err := io.Copy(io.Discard, body); !errors.Is(err, context.Canceled) || n >= stallBytes {
+		t.Errorf("%d bytes, %v", n, err)
 	}
 }

@@ -175,5 +175,5 @@ func (c *Client) follow(ctx context.Context, location string, limits MediaLimits
 		return nil, fmt.Errorf("follow the Location: status %d", res.StatusCode)
 	}
 	return &Media{res.Header.Get("Content-Type"), res.Header.Get("Content-Disposition"),
-		newLimitedBody(res.Body, limits.MaxBytes, cancel)}, nil
+		newLimitedBody(res.Body, limits.MaxBytes, stallTimeout, cancel)}, nil
 }

@@ -618,3 +618,47 @@ func refuse(w http.ResponseWriter, code string) {
 	w.WriteHeader(status)
 	fmt.Fprintf(w, `{"errcode":%q,"error":"no"}`, code)
 }
+
+// A member whose join no server gives, though all name it: the room becomes whole without them, and they are learned when
+// somebody gives it.
+func TestWhatAllServersWithholdIsLearnedLater(t *testing.T) {
+	// spec: msc3902
+	ca := homeserver.NewCA(t)
+	room := largeroom.New(t, ca, largeroom.Options{Members: 60, Servers: 3})
+	room.Live = true
+	s := homeserver.Start(t, homeserver.Options{CA: ca, Settings: map[string]string{"CHANCERY_FEDERATION_RETRY_MIN": "100ms"}})
+	alice := s.Register(t, "alice")
+	withheld := room.JoinOf(t, room.User(50))
+	var given atomic.Bool
+	room.Intercept = func(kind string, w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case given.Load():
+		case kind == "event" && strings.HasSuffix(r.URL.Path, string(withheld)):
+			refuse(w, "M_NOT_FOUND")
+			return true
+		case kind == "state":
+			whole := &recorded{header: http.Header{}}
+			room.Whole(whole, r)
+			io.WriteString(w, strings.Replace(whole.text.String(), string(room.Event(withheld).JSON()), "{}", 1))
+			return true
+		}
+		return false
+	}
+	alice.Join(string(room.ID), room.Servers[0].Name)
+	want := room.State()
+	join := room.JoinOf(t, id.UserID(alice.ID))
+	delete(want, join)
+	members := awaitWhole(t, alice, room)
+	if n := len(members.Get("chunk").Array()); n != 60 {
+		t.Errorf("%d member events, want 60", n)
+	}
+	given.Store(true)
+	awaitKnown(t, s, room, join)
+	sameState(t, s, room, join, want)
+	said := room.Add(t, 50, "m.room.message", nil, J{"msgtype": "m.text", "body": "I am here"})
+	room.Tell(t, s, said)
+	if !shown(alice, room, said.ID()) {
+		t.Error("what the member says is not shown")
+	}
+	room.Await(t, id.EventID(alice.Send(string(room.ID), "good to know")))
+}
