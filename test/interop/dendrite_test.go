@@ -84,7 +84,7 @@ func dendrite(t testing.TB, ca *homeserver.CA, binary, database string) *server 
 		"invites to version 12":       "its invites come without the create event, and are refused (s2s/sendInviteV2)",
 		"names of invites":            "where it is in the room, it stores an invite again when that comes among the room's events, without the room's state",
 		"ends of invites":             "an invite that it has stored twice cannot end: UNIQUE constraint failed: syncapi_invite_events.id",
-		"queues of more than 128":     "when its memory of 128 events for a server is full, it forgets the others, until half a minute after the last of them it has another event to send",
+		"queues of more than 128":     "when its memory of 128 events for a server is full, it forgets the others, until half a minute after the last of them it has another event to send, and then sends them in no order",
 		"updates of signatures":       "it sends no m.device_list_update when one signs a device of one's own, but the signing keys, which are as they were",
 		"knock":                       "it has no endpoint of knocking, for clients nor for servers",
 		"event at a time":             "it has no endpoint that finds an event by its time",

@@ -78,7 +78,8 @@ export const reads = (client, room, text) =>
 
 // say sends a text and gives its ID. When /sync is quicker than the answer to the send, the library takes the
 // answer for a fault in a thread that is not laid out yet ("not a local echo": it has matched the transaction ID
-// already), and that client may miss the event in its thread. It is sent all the same: there is no ID then.
+// already), sends once more for half a minute, and may miss the event in its thread. It is sent all the same: there is
+// no ID then.
 export const say = async (client, room, body, more) => {
     try {
         return (await client.sendEvent(room, "m.room.message", { msgtype: "m.text", body, ...more })).event_id;
