@@ -512,7 +512,7 @@ func (r *room) commit(all *additions, write func(storage.Tx) error, keys ...stri
 	r.inFlight.Add(1)
 	p := r.s.DB.Submit(append(r.key(), keys...), func(tx storage.Tx) error {
 		if failed := r.broken.Load(); failed != nil {
-			return fmt.Errorf("an earlier event of the room was not stored: %w", *failed)
+			return fmt.Errorf("%w: %w", errEarlier, *failed)
 		}
 		if err := r.checkFence(tx); err != nil {
 			return err
@@ -561,6 +561,22 @@ func (r *room) commit(all *additions, write func(storage.Tx) error, keys ...stri
 			}
 		}
 	}()
+}
+
+// errEarlier says that an event was not stored because one before it in its room was not: that was not its own fault.
+var errEarlier = errors.New("an earlier event of the room was not stored")
+
+// maxEarlier is how often work is done again whose room failed under it.
+const maxEarlier = 3
+
+// evenSo does work again of which nothing was stored because of an earlier event of the room.
+func evenSo(work func() error) (err error) {
+	for range maxEarlier {
+		if err = work(); !errors.Is(err, errEarlier) {
+			return err
+		}
+	}
+	return err
 }
 
 // committed is a commit of which the room has taken note: who waited for it finds it in memory.

@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -91,6 +92,20 @@ func (s *Server) Merge(ctx context.Context, roomID id.RoomID, with state.Root, b
 		return err
 	})
 	return conflicted, err
+}
+
+// FailUnder has a commit of the room fail when others have been submitted after it; begun says that it is under way.
+func (s *Server) FailUnder(ctx context.Context, roomID id.RoomID, others int64, begun func()) error {
+	return s.in(ctx, roomID, func(r *room) error {
+		r.commit(&additions{}, func(storage.Tx) error {
+			begun()
+			for r.inFlight.Load() <= others {
+				time.Sleep(time.Millisecond)
+			}
+			return errors.New("this commit fails")
+		})
+		return nil
+	})
 }
 
 // KeepShards renews the leases of an engine that does not run.

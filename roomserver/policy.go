@@ -159,10 +159,11 @@ func clientError(err error) error {
 	return err
 }
 
-// withOpinion repeats work that turns out to need the word of a policy server, once that was asked.
+// withOpinion repeats work that turns out to need the word of a policy server, once that was asked, and what failed with
+// an earlier event of the room.
 func (s *Server) withOpinion(ctx context.Context, work func() error) error {
 	for range maxOpinionTries {
-		err := work()
+		err := evenSo(work)
 		u := (*unasked)(nil)
 		if !errors.As(err, &u) {
 			return err

@@ -136,7 +136,7 @@ func (s *Server) receiveInRoom(ctx context.Context, origin string, roomID id.Roo
 	}
 	good := inOrder(s.verified(ctx, fresh, results), func(x, y *event.Event) int { return urgency(y) - urgency(x) })
 	for _, ev := range s.takeReady(ctx, origin, roomID, good, results) {
-		// What it stands on is not here: it is fetched outside the exclusion.
+		// What it stands on may not be here: it is fetched outside the exclusion.
 		results.set(ev.ID(), s.told(origin, ev, s.orLater(ctx, origin, roomID, ev, s.receiveOne(ctx, origin, roomID, ev))))
 	}
 }
@@ -233,7 +233,7 @@ func (s *Server) takeReadyAs(ctx context.Context, who caller, roomID id.RoomID, 
 		turns = append(turns, t)
 	}
 	for _, t := range turns {
-		// A commit that failed took all of its turn with it.
+		// A commit that failed took what came after it in its turn with it.
 		failed := cmp.Or(t.err, await(ctx, t.waits))
 		for i, ev := range t.events {
 			if n := (*needs)(nil); errors.As(t.errs[i], &n) {
@@ -242,6 +242,10 @@ func (s *Server) takeReadyAs(ctx context.Context, who caller, roomID id.RoomID, 
 			}
 			if u := (*unasked)(nil); errors.As(t.errs[i], &u) {
 				rest, unaskeds = append(rest, ev), append(unaskeds, u)
+				continue
+			}
+			if t.errs[i] == nil && errors.Is(failed, ErrStorage) {
+				rest = append(rest, ev) // by itself: the fault need not be its own
 				continue
 			}
 			results.set(ev.ID(), s.told(who.origin, ev, cmp.Or(t.errs[i], failed)))

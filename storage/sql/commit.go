@@ -227,7 +227,7 @@ func (db *DB) runAlone(ctx context.Context, p *Pending) {
 			db.committed([]*Pending{p})
 			return
 		}
-		if !again(err) || ctx.Err() != nil {
+		if !again(err) && (try > 0 || !taken(err)) || ctx.Err() != nil {
 			break
 		}
 		time.Sleep(time.Duration(try) * 5 * time.Millisecond)
@@ -265,6 +265,12 @@ func again(err error) bool {
 	var told *pgconn.PgError
 	return errors.As(err, &told) && (told.Code == "40P01" || told.Code == "40001" || // deadlock, serialization
 		told.Code == "0A000") // a statement prepared before a migration
+}
+
+// taken says that another process was faster to write what the function found not to be there: it finds it now.
+func taken(err error) bool {
+	var told *pgconn.PgError
+	return errors.As(err, &told) && told.Code == "23505"
 }
 
 func (db *DB) start(ctx context.Context) (session, error) {

@@ -191,6 +191,20 @@ func TestTheWriterComesBackAfterALostConnection(t *testing.T) {
 	if runs != 2 {
 		t.Errorf("the function ran %d times", runs)
 	}
+	// Another process took the number meanwhile: the function finds it taken when it runs again.
+	runs = 0
+	write(t, db, func(tx *sql.Tx) error {
+		if runs++; runs == 1 {
+			if _, err := conn.Exec(context.Background(), `INSERT INTO things (nid, flag, small) VALUES (3, FALSE, 0)`); err != nil {
+				return err
+			}
+		}
+		_, err := tx.ExecRows(`INSERT INTO things (nid, flag, small) VALUES ($1, FALSE, 0)`, 2+runs)
+		return err
+	})
+	if runs != 2 {
+		t.Errorf("the function ran %d times", runs)
+	}
 }
 
 // house.md: what is acknowledged must survive. A server that does not flush is refused.
