@@ -48,13 +48,16 @@ func (j *judge) before(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// policed makes a room of a with a policy server that has a member in it.
-func policed(t *testing.T, a, p *node) (room id.RoomID, j *judge) {
+// policed makes a room of a with a policy server that has a member in it; before that some messages are sent.
+func policed(t *testing.T, a, p *node, before ...string) (room id.RoomID, j *judge) {
 	t.Helper()
 	j = &judge{}
 	p.before = j.before
 	alice, warden := a.user("alice"), p.user("warden")
 	room = a.room(alice, nil)
+	for _, text := range before {
+		a.say(alice, room, text)
+	}
 	p.join(warden, room, a)
 	key, ok := p.rooms.PolicyKey()
 	if !ok {
@@ -252,6 +255,36 @@ func TestWhatIsNotRecommendedFailsSoftly(t *testing.T) {
 	})
 }
 
+// What a server fetches of the past is asked about too. Only what the policy server refuses is kept from the room: the past
+// must be readable when it is away.
+//
+// spec: s2s#checks-performed-on-receipt-of-a-pdu 7
+func TestThePastIsRecommendedToo(t *testing.T) {
+	pair(t, func(t *testing.T, a, p *node) {
+		old := []string{"old 1", "old 2", "old 3"}
+		room, j := policed(t, a, p, old...)
+		if err := a.rooms.Join(t.Context(), roomserver.Join{User: a.user("another"), Room: room}); err != nil { // so a is asked first
+			t.Fatal(err)
+		}
+		a.say(a.user("alice"), room, "asked")
+		p.hears(room, []string{"asked"})
+		all := fmt.Sprint(append(old, "asked"))
+		for _, c := range [][2]string{{"", all}, {"away", all}, {"spam", "[asked]"}} {
+			mode, want := c[0], c[1]
+			j.set("")
+			b := newNode(t, a.authority, sqliteOf(t))
+			b.join(b.user("bob"), room, a)
+			j.set(mode)
+			if _, err := b.rooms.Backfill(t.Context(), room, b.lowest(room)+1<<30, 100); err != nil {
+				t.Fatal(err)
+			}
+			if said := fmt.Sprint(b.said(room)); said != want {
+				t.Errorf("mode %q: the room says %s, want %s", mode, said, want)
+			}
+		}
+	})
+}
+
 // spec: s2s/askPolicyServerToSign
 func TestAPolicyServerSignsOnlyForItsRooms(t *testing.T) {
 	pair(t, func(t *testing.T, a, p *node) {
@@ -282,6 +315,13 @@ func TestAPolicyServerSignsOnlyForItsRooms(t *testing.T) {
 		elsewhere := a.say(alice, other, "y")
 		if status, code := ask(a.unasked(elsewhere, "z").JSON()); status != 404 || code != "M_NOT_FOUND" {
 			t.Errorf("a room that has no policy server: %d %s", status, code)
+		}
+		// Nobody has us ask a third server for its keys over such a room.
+		stranger, asked := newNode(t, a.authority, sqliteOf(t)), atomic.Int64{}
+		stranger.before = func(w http.ResponseWriter, r *http.Request) bool { asked.Add(1); return false }
+		foreign := strings.ReplaceAll(string(a.unasked(elsewhere, "z").JSON()), "@alice:"+a.name, "@alice:"+stranger.name)
+		if status, code := ask(rehashed(foreign)); status != 404 || code != "M_NOT_FOUND" || asked.Load() != 0 {
+			t.Errorf("an event of a stranger's in a room that has no policy server: %d %s, and %d questions to its server", status, code, asked.Load())
 		}
 		if status, code := ask([]byte(`{"room_id":"!unknown:x"}`)); status != 404 || code != "M_NOT_FOUND" {
 			t.Errorf("an unknown room: %d %s", status, code)

@@ -208,6 +208,7 @@ func (s *Server) gapUnder(ctx context.Context, roomID id.RoomID, under int64) (g
 func (s *Server) placeHistory(ctx context.Context, server string, roomID id.RoomID, gap *openGap, events []*event.Event) (int, error) {
 	events = s.verified(ctx, belowGap(gap.missing, events, func(id.EventID) bool { return false }), nil)
 	var chain []*event.Event
+	var unaskeds []*unasked
 	var ord int64
 	placed := 0 // what was missing, by another way, meanwhile
 	err := s.in(ctx, roomID, func(r *room) error {
@@ -225,12 +226,16 @@ func (s *Server) placeHistory(ctx context.Context, server string, roomID id.Room
 		if len(chain) == 0 && len(below) > 0 && placed == 0 {
 			return errOfLowerGap
 		}
+		if unaskeds, err = r.unaskedOf(chain); err != nil {
+			return err
+		}
 		ord, err = r.roomBelow(gap.ord, int64(len(chain)))
 		return err
 	})
 	if err != nil {
 		return 0, err
 	}
+	s.askPast(ctx, unaskeds)
 	// Oldest first: each one's state is that after its prev events.
 	slices.Reverse(chain)
 	for i, ev := range chain {
@@ -420,6 +425,11 @@ func (r *room) takeHistory(ev *event.Event, at int64, g *given) error {
 	}
 	if before != nil && before.Status == storage.Rejected {
 		h.status = storage.Rejected // by its own auth events, and for good
+	}
+	if h.status == storage.Accepted && before == nil {
+		if ev, h.status, err = r.refusedOrNot(ev); err != nil {
+			return err
+		}
 	}
 	if err = r.await(ev, &h); err != nil {
 		return err

@@ -243,6 +243,59 @@ func (s *Server) askAll(ctx context.Context, all []*unasked) {
 	_ = g.Wait() // our caller has gone: the next look says so
 }
 
+// unaskedOf gives those events of the past of which the room's policy server must be asked: not of those that are part of
+// its state already, nor of one whose content was taken from it.
+//
+// spec: s2s#checks-performed-on-receipt-of-a-pdu 7
+func (r *room) unaskedOf(events []*event.Event) (list []*unasked, err error) {
+	known, err := r.eventsByID(idsOf(events))
+	if err != nil {
+		return nil, err
+	}
+	for _, ev := range events {
+		if ev.Redacted() || known[ev.ID()] != nil {
+			continue
+		}
+		if _, err := r.recommended(ev); errors.As(err, new(*notRecommended)) {
+			continue
+		} else if u := (*unasked)(nil); errors.As(err, &u) {
+			list = append(list, u)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// askPast asks of the past, no longer than of one event: a policy server that is slow must not take it away.
+func (s *Server) askPast(ctx context.Context, list []*unasked) {
+	ctx, cancel := context.WithTimeout(ctx, policyWait)
+	defer cancel()
+	s.askAll(ctx, list)
+}
+
+// refusedOrNot: an event of the past that the room's policy server refuses fails softly. Where it said nothing the event
+// stands, since nobody would ask again.
+func (r *room) refusedOrNot(ev *event.Event) (*event.Event, storage.EventStatus, error) {
+	if ev.Redacted() {
+		return ev, storage.Accepted, nil
+	}
+	signed, err := r.recommended(ev)
+	switch no := (*notRecommended)(nil); {
+	case errors.As(err, &no) && no.isRefusal():
+		return ev, r.softFailure(ev, no), nil
+	case errors.As(err, &no), errors.As(err, new(*unasked)):
+		return ev, storage.Accepted, nil
+	}
+	return signed, storage.Accepted, err
+}
+
+// isRefusal says that the policy server looked at the event and does not want it.
+func (n *notRecommended) isRefusal() bool {
+	e := (*chancery.Error)(nil)
+	return errors.As(n.cause, &e) && e.Status >= 400 && e.Status < 500 && e.Status != 404 && e.Status != 429
+}
+
 // policyKey is the key with which this server recommends events, nil when it is no policy server. It is another
 // key than that which signs its requests, and comes from it, so that there is one secret to keep.
 //
@@ -299,9 +352,6 @@ func (s *Server) Recommend(ctx context.Context, origin string, raw []byte) (sign
 	if ev.Redacted() {
 		return nil, chancery.BadJSON("the event's hash does not match")
 	}
-	if errs := s.verify(ctx, []*event.Event{ev}); errs[0] != nil {
-		return nil, chancery.Errorf(400, chancery.CodeForbidden, "the event's signature does not hold").Because(errs[0])
-	}
 	err = s.inAs(ctx, caller{theirs, origin}, roomID, func(r *room) error {
 		p, err := r.policyServer()
 		if err != nil {
@@ -327,6 +377,10 @@ func (s *Server) Recommend(ctx context.Context, origin string, raw []byte) (sign
 	})
 	if err != nil {
 		return nil, err
+	}
+	// Last: nobody has us fetch keys for a room whose policy server we are not.
+	if errs := s.verify(ctx, []*event.Event{ev}); errs[0] != nil {
+		return nil, chancery.Errorf(400, chancery.CodeForbidden, "the event's signature does not hold").Because(errs[0])
 	}
 	signed, err := ev.Sign(s.ServerName, policyKeyID, key)
 	if err != nil {
