@@ -26,8 +26,8 @@ const (
 	lateTime       = 5 * time.Minute // for a visit to a room
 	lateFailures   = 5               // and then we leave it
 
-	maxLateHere = 100 // events of a room that wait; the newest bring the others
-	maxLate     = 5000
+	maxLateHere = 100  // events of a room that wait; the newest bring the others
+	maxLate     = 5000 // in all rooms
 )
 
 // orLater keeps an event for later that could not be judged because what it builds on could not be had. It gives the
@@ -51,19 +51,23 @@ func (s *Server) keepLate(ctx context.Context, origin string, roomID id.RoomID, 
 	if err := s.in(ctx, roomID, func(r *room) error { row = r.row; return nil }); err != nil {
 		return err
 	}
-	kept := false
-	err := s.DB.Write(ctx, []string{fmt.Sprint("room:", row.NID)}, func(tx storage.Tx) error {
+	err := s.DB.Write(ctx, []string{fmt.Sprint("room:", row.NID), "unjudged"}, func(tx storage.Tx) error {
 		here, all, err := tx.CountUnjudged(row.NID)
-		if kept = err == nil && all < maxLate; !kept {
+		switch {
+		case err != nil:
 			return err
+		case here >= maxLateHere:
+			err = tx.DropOldestUnjudged(row.NID)
+		case all >= maxLate:
+			err = tx.DropOldestUnjudged(0)
 		}
-		if here >= maxLateHere {
-			tx.DropOldestUnjudged(row.NID)
+		if err != nil {
+			return err
 		}
 		tx.AddUnjudged(storage.Unjudged{Room: row.NID, ID: string(ev.ID()), Origin: origin, Since: time.Now().UnixMilli(), JSON: ev.JSON()})
 		return nil
 	})
-	if err == nil && kept {
+	if err == nil {
 		s.late.noteSoon(roomID)
 	}
 	return err

@@ -212,10 +212,22 @@ func (tx Tx) ReceivedTransaction(origin, txnID string) (answer json.RawMessage, 
 	return json.RawMessage(sql.Untext(text)), ok, err
 }
 
-// InsertReceivedTransaction remembers our answer to a transaction.
+// InsertReceivedTransaction remembers our answer to a transaction. Of one server somewhat more than keptTransactions are kept.
 func (tx Tx) InsertReceivedTransaction(origin, txnID string, answer json.RawMessage, ts int64) {
 	tx.Exec(`INSERT INTO received_transactions (origin, txn_id, answer, ts) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (origin, txn_id) DO NOTHING`, origin, sql.Text(txnID), sql.Text(string(answer)), ts)
+	// Looking costs as much as is there, so not every transaction makes us look.
+	if rand.IntN(keptTransactions/8) == 0 {
+		tx.boundReceivedTransactions(origin)
+	}
+}
+
+// A server repeats the transaction that it has no answer to, and sends no other meanwhile.
+const keptTransactions = 200
+
+func (tx Tx) boundReceivedTransactions(origin string) {
+	tx.Exec(`DELETE FROM received_transactions WHERE origin = $1 AND ts <
+		(SELECT min(ts) FROM (SELECT ts FROM received_transactions WHERE origin = $1 ORDER BY ts DESC LIMIT $2) x)`, origin, keptTransactions)
 }
 
 // TrimReceivedTransactions forgets transactions received before a time, at most limit of them.

@@ -2,6 +2,9 @@ package storage
 
 import (
 	"encoding/json"
+	"maps"
+	"math"
+	"slices"
 
 	"chancery/storage/sql"
 )
@@ -67,12 +70,59 @@ func (tx Tx) TrimSent(before int64, limit int) (int64, error) {
 		(SELECT ts FROM to_device_sent WHERE ts < $1 ORDER BY ts LIMIT $2) x)`, before, limit)
 }
 
-// TrimInbox deletes the oldest messages of a device while there are more than most, or more than so many bytes.
-func (tx Tx) TrimInbox(user, device string, most int, bytes int64) (int64, error) {
-	return tx.ExecRows(`DELETE FROM to_device WHERE user_id = $1 AND device_id = $2 AND number <= (SELECT max(number) FROM
-		(SELECT number, ROW_NUMBER() OVER (ORDER BY number DESC) AS place, SUM(octet_length(content)) OVER (ORDER BY number DESC) AS bytes
-			FROM to_device WHERE user_id = $1 AND device_id = $2) x WHERE place > $3 OR bytes > $4)`,
-		sql.Text(user), sql.Text(device), most, bytes)
+// TrimInbox deletes messages of a device where there are more than most, or more than so many bytes: the oldest of those who
+// sent the most. from says of a sender to whom its messages are charged.
+func (tx Tx) TrimInbox(user, device string, most, bytes int64, from func(sender string) string) error {
+	u, d := sql.Text(user), sql.Text(device)
+	var count, size int64
+	if err := tx.QueryRow(`SELECT count(*), COALESCE(SUM(octet_length(content)), 0) FROM to_device WHERE user_id = $1 AND device_id = $2`,
+		u, d).Scan(&count, &size); err != nil || count <= most && size <= bytes {
+		return err
+	}
+	type message struct {
+		number, size int64
+		from         string
+	}
+	all, err := sql.Collect(tx.Tx, func(r *sql.Rows) (m message, err error) {
+		var sender string
+		err = r.Scan(&m.number, &m.size, &sender)
+		m.from = from(sql.Untext(sender))
+		return m, err
+	}, `SELECT number, octet_length(content), sender FROM to_device WHERE user_id = $1 AND device_id = $2 ORDER BY number DESC`, u, d)
+	if err != nil {
+		return err
+	}
+	counts, sizes := map[string]int64{}, map[string]int64{}
+	for _, m := range all {
+		counts[m.from]++
+		sizes[m.from] += m.size
+	}
+	fairCount, fairSize := fair(counts, most), fair(sizes, bytes)
+	clear(counts)
+	clear(sizes)
+	var gone []int64
+	for _, m := range all {
+		counts[m.from]++
+		sizes[m.from] += m.size
+		if counts[m.from] > fairCount || sizes[m.from] > fairSize {
+			gone = append(gone, m.number)
+		}
+	}
+	tx.Exec(`DELETE FROM to_device WHERE user_id = $1 AND device_id = $2 AND number = ANY($3)`, u, d, gone)
+	return nil
+}
+
+// fair is the most that each may have so that all together have no more than total: who has less leaves the rest to the others.
+func fair(of map[string]int64, total int64) int64 {
+	left := int64(len(of))
+	for _, v := range slices.Sorted(maps.Values(of)) {
+		if v*left > total {
+			return total / left
+		}
+		total -= v
+		left--
+	}
+	return math.MaxInt64
 }
 
 // FullInboxes lists devices for which more than most messages wait, or more than so many bytes.

@@ -2,6 +2,8 @@ package storage
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -45,7 +47,7 @@ func TestWhatNobodyFetchesIsBounded(t *testing.T) {
 				if full, err = tx.FullInboxes(c.most, c.bytes); err != nil {
 					return err
 				}
-				if _, err = tx.TrimInbox("@a:x", "A", c.most, c.bytes); err != nil {
+				if err = tx.TrimInbox("@a:x", "A", int64(c.most), c.bytes, func(sender string) string { return sender }); err != nil {
 					return err
 				}
 				left, err = tx.ToDevice("@a:x", "A", 0, 100)
@@ -93,5 +95,110 @@ func TestWhatNobodyFetchesIsBounded(t *testing.T) {
 		if len(kept) != 1 {
 			t.Errorf("another server's EDUs: %v", kept)
 		}
+	})
+}
+
+// Who floods a device, or a room, or us with transactions, makes place by their own.
+func TestAFloodPushesOutOnlyItself(t *testing.T) {
+	sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) {
+		db, err := Open(t.Context(), fresh())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { db.Close() })
+		write := func(fn func(Tx) error) {
+			t.Helper()
+			if err := db.Write(t.Context(), nil, fn); err != nil {
+				t.Fatal(err)
+			}
+		}
+		server := func(sender string) string { return sender[strings.Index(sender, ":")+1:] }
+		add := func(sender, size string) {
+			write(func(tx Tx) error {
+				tx.AddToDevice(ToDevice{User: "@a:x", Device: "A", Sender: sender, Type: "m", Content: json.RawMessage(`"` + size + `"`)}, 0)
+				return nil
+			})
+		}
+		left := func(most, bytes int64) (by map[string]int) {
+			by = map[string]int{}
+			write(func(tx Tx) error {
+				if err := tx.TrimInbox("@a:x", "A", most, bytes, server); err != nil {
+					return err
+				}
+				list, err := tx.ToDevice("@a:x", "A", 0, 1000)
+				for _, m := range list {
+					by[server(m.Sender)]++
+				}
+				return err
+			})
+			return by
+		}
+		add("@b:honest", "first of all")
+		for i := range 30 {
+			add(fmt.Sprintf("@m%d:flood", i%7), "x")
+			if i%10 == 0 {
+				add("@c:chatty", "xx")
+			}
+		}
+		for _, c := range []struct {
+			most, bytes int64
+			want        map[string]int
+		}{{100, 1 << 20, map[string]int{"honest": 1, "chatty": 3, "flood": 30}}, {10, 1 << 20, map[string]int{"honest": 1, "chatty": 3, "flood": 6}},
+			{5, 1 << 20, map[string]int{"honest": 1, "chatty": 2, "flood": 2}}, {5, 20, map[string]int{"chatty": 1, "flood": 2}}} {
+			if by := left(c.most, c.bytes); !maps.Equal(by, c.want) {
+				t.Errorf("of at most %d and %d bytes are left %v, want %v", c.most, c.bytes, by, c.want)
+			}
+		}
+
+		write(func(tx Tx) error {
+			tx.InsertReceivedTransaction("honest", "1", json.RawMessage(`{}`), 1)
+			for i := range 3 * keptTransactions {
+				tx.InsertReceivedTransaction("flood", fmt.Sprint(i), json.RawMessage(`{}`), int64(i))
+			}
+			tx.boundReceivedTransactions("flood")
+			return nil
+		})
+		write(func(tx Tx) error {
+			var kept, oldest int64
+			if err := tx.QueryRow(`SELECT count(*), min(ts) FROM received_transactions WHERE origin = 'flood'`).Scan(&kept, &oldest); err != nil {
+				return err
+			}
+			_, ok, err := tx.ReceivedTransaction("honest", "1")
+			if kept != keptTransactions || oldest != 2*keptTransactions || !ok {
+				t.Errorf("%d transactions are kept since %d, another server's: %v", kept, oldest, ok)
+			}
+			return err
+		})
+
+		waiting := func(tx Tx, room int64) (ids []string) {
+			list, err := tx.UnjudgedIn(room, 100)
+			if err != nil {
+				t.Error(err)
+			}
+			for _, u := range list {
+				ids = append(ids, u.ID)
+			}
+			return ids
+		}
+		write(func(tx Tx) error {
+			for i, u := range []Unjudged{{Room: 1, ID: "old", Origin: "honest"}, {Room: 1, ID: "f1", Origin: "flood"}, {Room: 1, ID: "f2", Origin: "flood"},
+				{Room: 2, ID: "h2", Origin: "honest"}, {Room: 2, ID: "h3", Origin: "honest"}} {
+				u.Since, u.JSON = int64(i), []byte(`{}`)
+				tx.AddUnjudged(u)
+			}
+			if err := tx.DropOldestUnjudged(1); err != nil { // of the flood, which has the most there
+				return err
+			}
+			if here := waiting(tx, 1); !slices.Equal(here, []string{"f2", "old"}) {
+				t.Errorf("there wait %v", here)
+			}
+			if err := tx.DropOldestUnjudged(0); err != nil { // of who has the most in all
+				return err
+			}
+			if one, two := waiting(tx, 1), waiting(tx, 2); !slices.Equal(one, []string{"f2"}) || !slices.Equal(two, []string{"h3", "h2"}) {
+				t.Errorf("there wait %v and %v", one, two)
+			}
+			return nil
+		})
 	})
 }

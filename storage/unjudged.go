@@ -41,9 +41,17 @@ func (tx Tx) DeleteUnjudged(room int64, ids []string) {
 	}
 }
 
-// DropOldestUnjudged makes place in a room: what came first goes.
-func (tx Tx) DropOldestUnjudged(room int64) {
-	tx.Exec(`DELETE FROM unjudged WHERE room = $1 AND since = (SELECT min(since) FROM unjudged WHERE room = $1)`, room)
+// DropOldestUnjudged makes place in a room, or where the room is 0 in all: of the server that has the most events there,
+// what came first goes. So one server's events make place for another's, and never the other way round.
+func (tx Tx) DropOldestUnjudged(room int64) error {
+	var origin string
+	err := tx.QueryRow(`SELECT origin FROM unjudged WHERE room = $1 OR $1 = 0 GROUP BY origin ORDER BY count(*) DESC, origin LIMIT 1`, room).Scan(&origin)
+	if err != nil {
+		return err
+	}
+	tx.Exec(`DELETE FROM unjudged WHERE origin = $2 AND (room = $1 OR $1 = 0)
+		AND since = (SELECT min(since) FROM unjudged WHERE origin = $2 AND (room = $1 OR $1 = 0))`, room, origin)
+	return nil
 }
 
 // TrimUnjudged drops what has waited since before a time.

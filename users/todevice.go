@@ -20,7 +20,7 @@ import (
 
 const (
 	maxToDevice   = 128 << 10          // bytes of one message
-	maxInbox      = 20_000             // messages that wait for a device; the oldest go
+	maxInbox      = 20_000             // messages that wait for a device; those go of who sent the most
 	maxInboxBytes = 64 << 20           // and their bytes
 	maxEDUBytes   = 48 << 10           // of messages in one EDU
 	sentLifetime  = 7 * 24 * time.Hour // for which a repetition is known
@@ -76,7 +76,7 @@ func (s *Server) SendToDevice(ctx context.Context, sender id.UserID, device id.D
 		for _, destination := range slices.Sorted(maps.Keys(edus)) {
 			tx.QueueEDU(destination, edus[destination]...)
 		}
-		return deliver(tx, sender, typ, local)
+		return s.deliver(tx, sender, typ, local)
 	})
 }
 
@@ -142,7 +142,7 @@ func (s *Server) sortMessages(sender id.UserID, typ string, messages Messages) (
 }
 
 // deliver stores messages for those devices of our users that there are.
-func deliver(tx storage.Tx, sender id.UserID, typ string, messages Messages) error {
+func (s *Server) deliver(tx storage.Tx, sender id.UserID, typ string, messages Messages) error {
 	if len(messages) == 0 {
 		return nil
 	}
@@ -172,7 +172,7 @@ func deliver(tx storage.Tx, sender id.UserID, typ string, messages Messages) err
 				tx.AddToDevice(storage.ToDevice{User: user, Device: string(device), Sender: string(sender), Type: typ, Content: content}, floor)
 				// Looking costs as much as is there, so not every message makes us look; a large one sooner.
 				if mathrand.IntN(128) <= len(content)>>10 {
-					if _, err := tx.TrimInbox(user, string(device), maxInbox, maxInboxBytes); err != nil {
+					if err := s.trimInbox(tx, user, string(device)); err != nil {
 						return err
 					}
 				}
@@ -180,6 +180,17 @@ func deliver(tx storage.Tx, sender id.UserID, typ string, messages Messages) err
 		}
 	}
 	return nil
+}
+
+// trimInbox bounds what waits for a device. Whoever floods it loses messages, and nobody else: our users are told apart, and
+// of others their servers, which can have as many users as they want.
+func (s *Server) trimInbox(tx storage.Tx, user, device string) error {
+	return tx.TrimInbox(user, device, maxInbox, maxInboxBytes, func(sender string) string {
+		if s.IsLocal(id.UserID(sender)) {
+			return sender
+		}
+		return id.UserID(sender).Homeserver()
+	})
 }
 
 // ReceiveToDevice takes an m.direct_to_device EDU. When it returns without an error the messages
@@ -217,7 +228,7 @@ func (s *Server) ReceiveToDevice(ctx context.Context, origin string, content jso
 		if doubted, err = doubtList(tx, in.Sender, from); err != nil {
 			return err
 		}
-		return deliver(tx, in.Sender, in.Type, local)
+		return s.deliver(tx, in.Sender, in.Type, local)
 	})
 	if err == nil && doubted {
 		s.fetchLists()
@@ -395,10 +406,9 @@ func (s *Server) trimToDevice(ctx context.Context) {
 			break
 		}
 		err = s.DB.Write(ctx, []string{v.User}, func(tx storage.Tx) error {
-			_, err := tx.TrimInbox(v.User, v.Device, maxInbox, maxInboxBytes)
-			return err
+			return s.trimInbox(tx, v.User, v.Device)
 		})
-		s.Log.Warn("too many messages waited for a device, the oldest are gone", zap.String("user", v.User), zap.String("device", v.Device))
+		s.Log.Warn("too many messages waited for a device, the oldest of who sent the most are gone", zap.String("user", v.User), zap.String("device", v.Device))
 	}
 	if err != nil && ctx.Err() == nil {
 		s.Log.Warn("trimming to-device messages failed", zap.Error(err))
