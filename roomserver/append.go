@@ -97,6 +97,13 @@ func (r *room) distrust(err *error) {
 // add puts an event at the end of the room, in memory, and says what must be written. The caller
 // has authorised it. Everything here happens under the room's exclusion.
 func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
+	stateKey, isState := ev.StateKey()
+	hasSlot := isState && h.status != storage.Rejected
+	if hasSlot { // first: nothing has been changed yet
+		if _, err := r.slotOrPlace(Key{ev.Type(), stateKey}); err != nil {
+			return nil, err
+		}
+	}
 	defer r.distrust(&err)
 	a := &addition{Stored: &Stored{Event: ev, Room: r.row.NID, Before: h.before, After: h.before, Status: h.status}, missing: h.missing, awaited: h.awaited, own: h.own}
 	if h.row != nil {
@@ -111,8 +118,7 @@ func (r *room) add(ev *event.Event, h how) (added *addition, err error) {
 		}
 		a.NID = nid
 	}
-	stateKey, isState := ev.StateKey()
-	if isState && h.status != storage.Rejected {
+	if hasSlot {
 		if err := r.setState(a, Key{ev.Type(), stateKey}); err != nil {
 			return nil, err
 		}
@@ -207,8 +213,8 @@ func (r *room) accept(a *addition, h how) error {
 	if err := r.moveEnds(a, h); err != nil {
 		return err
 	}
-	if a.IsState("m.room.tombstone", "") {
-		a.facts = append(a.facts, storage.Fact{Kind: sql.FactReplaced, Room: r.row.NID, Event: a.NID})
+	if err := r.noteReplaced(a); err != nil {
+		return err
 	}
 	if err := r.noteRedaction(a); err != nil {
 		return err
@@ -233,6 +239,26 @@ func (r *room) accept(a *addition, h how) error {
 		a.txn = r.useTxn(a, *h.once)
 	}
 	return nil
+}
+
+// noteReplaced tells that another room replaces this one: a tombstone that says the same again says nothing.
+func (r *room) noteReplaced(a *addition) error {
+	key := Key{"m.room.tombstone", ""}
+	if !a.IsState(key.Type, key.StateKey) {
+		return nil
+	}
+	before, err := r.stateAt(a.Before, []Key{key})
+	if err != nil {
+		return err
+	}
+	if was := before[key]; was == nil || replacement(was.Event) != replacement(a.Event) {
+		a.facts = append(a.facts, storage.Fact{Kind: sql.FactReplaced, Room: r.row.NID, Event: a.NID})
+	}
+	return nil
+}
+
+func replacement(tombstone *event.Event) string {
+	return text(gjson.GetBytes(tombstone.Content(), "replacement_room"))
 }
 
 // gapRoom is how many events can be filled in later at an open gap.

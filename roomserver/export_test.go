@@ -108,5 +108,8 @@ func (s *Server) FailUnder(ctx context.Context, roomID id.RoomID, others int64, 
 	})
 }
 
+// LimitSlots bounds the pieces of state of a room.
+func (s *Server) LimitSlots(n int64) { s.maxSlots = n }
+
 // KeepShards renews the leases of an engine that does not run.
 func (s *Server) KeepShards(ctx context.Context) error { return s.keepShards(ctx) }

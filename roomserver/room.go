@@ -328,9 +328,24 @@ func (r *room) keysOf(slots []int64) (map[int64]Key, error) {
 	return out, err
 }
 
+// maxSlots is how many pieces of state a room has had at most, ten times the largest that we know of: each is kept for as
+// long as the room is.
+const maxSlots = 1 << 20
+
+var errManySlots = chancery.Forbidden("the room has had more different pieces of state than this server keeps")
+
+// slotOrPlace is slot for a piece of state that is to have one: its error says that there is no place for it.
+func (r *room) slotOrPlace(k Key) (int64, error) {
+	n, err := r.slot(k)
+	if err == nil && n == noSlot && r.row.NextSlot >= r.s.maxSlots {
+		return noSlot, errManySlots
+	}
+	return n, err
+}
+
 // takeSlot gives a piece of state its slot, a new one when it has none.
 func (r *room) takeSlot(k Key) (n int64, isNew bool, err error) {
-	n, err = r.slot(k)
+	n, err = r.slotOrPlace(k)
 	if err != nil || n != noSlot {
 		return n, false, err
 	}

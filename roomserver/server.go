@@ -62,6 +62,7 @@ type Server struct {
 	names     names
 	vain      vain
 	rules     atomic.Int64 // counts changes of push rules
+	maxSlots  int64        // of a room
 }
 
 // New makes the engine. Run must be running for idle rooms to leave memory.
@@ -75,7 +76,7 @@ func New(o Options) *Server {
 	s.farSpaces = recent.New[string, *farSpace](farSpaceBytes)
 	s.opinions = recent.New[string, *opinion](opinionsBytes)
 	s.share, s.states = newShare(), make(chan struct{}, largeStates)
-	s.names.room = map[id.EventID]int64{}
+	s.names.room, s.maxSlots = map[id.EventID]int64{}, maxSlots
 	return s
 }
 

@@ -44,7 +44,7 @@ func (s *Server) FollowRooms(ctx context.Context, log *eventlog.Log) error {
 		var members []storage.Fact
 		var replaced []int64
 		for _, f := range facts {
-			if f.Kind == sql.FactReplaced && s.Rooms != nil {
+			if f.Kind == sql.FactReplaced && s.Rooms != nil && !slices.Contains(replaced, f.Room) {
 				replaced = append(replaced, f.Room)
 			}
 			if f.Kind == sql.FactRoomComplete {
