@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"chancery"
@@ -189,6 +190,26 @@ func TestSomebodyIsInvitedByAnAddress(t *testing.T) {
 			if got := b.membership(room, c.user); got != "" {
 				t.Errorf("%s: the user is %q", name, got)
 			}
+		}
+		// Anybody may bring proofs, so a server that refuses a few is left alone for a while.
+		c := newNode(t, a.authority, sqliteOf(t))
+		var asked atomic.Int64
+		a.before = func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.Contains(r.URL.Path, "/exchange_third_party_invite/") {
+				asked.Add(1)
+			}
+			return false
+		}
+		eve := c.user("eve")
+		d.onBind(c, room, eve, alice, content(map[string]any{"mxid": eve, "token": "token4", "signatures": map[string]any{d.name: map[string]any{"ed25519:0": "no"}}}))
+		if n := asked.Load(); n != 0 {
+			t.Errorf("%d requests for what nobody signed", n)
+		}
+		for range 20 {
+			d.onBind(c, room, eve, alice, d.proof("token9", eve, alice))
+		}
+		if n := asked.Load(); n == 0 || n > 3 {
+			t.Errorf("%d requests for 20 false proofs", n)
 		}
 		d.revoked = true
 		d.onBind(b, room, b.user("eve"), alice, d.proof("token4", b.user("eve"), alice))

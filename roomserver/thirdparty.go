@@ -2,8 +2,12 @@ package roomserver
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"strings"
+	"time"
 
 	"chancery"
 	"chancery/federation/peer"
@@ -122,18 +126,42 @@ func (s *Server) AcceptAddressInvite(ctx context.Context, p Proof) error {
 	if here {
 		return s.exchange(ctx, p)
 	}
-	if !event.ValidUserID(string(p.Sender)) || s.IsLocal(p.Sender) {
+	server := p.Sender.Homeserver()
+	switch {
+	case !event.ValidUserID(string(p.Sender)) || s.IsLocal(p.Sender) || !strings.HasPrefix(string(p.Room), "!"):
 		return chancery.NotFound("unknown room")
+	case !p.isSigned():
+		return chancery.Forbidden("the proof is not signed")
+	case s.strangers.is(server, time.Now()): // we cannot look ourselves whether the proof holds, and anybody may bring one
+		return chancery.LimitExceeded(s.strangers.pause)
 	}
 	content := map[string]any{"membership": "invite", "third_party_invite": map[string]any{"display_name": "", "signed": p.Signed}}
 	body, err := json.Marshal(map[string]any{"type": "m.room.member", "room_id": p.Room, "sender": p.Sender, "state_key": p.User, "content": content})
 	if err != nil {
 		return err
 	}
-	if err := s.Peer.ExchangeThirdPartyInvite(ctx, p.Sender.Homeserver(), p.Room, body); err != nil {
+	s.strangers.note(server, time.Now())
+	if err := s.Peer.ExchangeThirdPartyInvite(ctx, server, p.Room, body); err != nil {
 		return asAnswer(err)
 	}
+	s.strangers.forget(server)
 	return nil
+}
+
+// isSigned says that somebody may have signed the proof: it names an invite, and holds a signature that can be one.
+func (p Proof) isSigned() (found bool) {
+	if gjson.GetBytes(p.Signed, "token").Str == "" {
+		return false
+	}
+	gjson.GetBytes(p.Signed, "signatures").ForEach(func(_, keys gjson.Result) bool {
+		keys.ForEach(func(id, signature gjson.Result) bool {
+			sig, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text(signature), "="))
+			found = found || err == nil && len(sig) == ed25519.SignatureSize && strings.HasPrefix(id.Str, "ed25519:")
+			return !found
+		})
+		return !found
+	})
+	return found
 }
 
 // ExchangeInvite makes of an invite by an address that one of our users sent a proper one, for the server of a user who

@@ -6,35 +6,51 @@ import (
 	"time"
 )
 
-// vain are the gaps of which all servers were asked a moment ago, and nothing came: nobody who reads there waits
-// for them again, however many gaps a peer makes.
-type vain struct {
-	mu    sync.Mutex          // guards asked; a leaf
-	asked map[int64]time.Time // by the event above the gap
+// vain is what was asked of others a moment ago, most times over, and nothing came of it: for a pause it is not asked
+// again, however often somebody has us do it.
+type vain[K comparable] struct {
+	pause time.Duration
+	most  int
+
+	mu    sync.Mutex // guards asked; a leaf
+	asked map[K]tries
 }
 
-const (
-	vainPause = 10 * time.Second
-	maxVain   = 1000
-)
+type tries struct {
+	last  time.Time
+	count int
+}
 
-func (v *vain) is(event int64, now time.Time) bool {
+const maxVain = 1000
+
+func (v *vain[K]) is(k K, now time.Time) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	at, ok := v.asked[event]
-	return ok && now.Sub(at) < vainPause
+	t, ok := v.asked[k]
+	return ok && t.count >= v.most && now.Sub(t.last) < v.pause
 }
 
-func (v *vain) note(event int64, now time.Time) {
+func (v *vain[K]) note(k K, now time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(v.asked) >= maxVain {
-		maps.DeleteFunc(v.asked, func(_ int64, at time.Time) bool { return now.Sub(at) >= vainPause })
+		maps.DeleteFunc(v.asked, func(_ K, t tries) bool { return now.Sub(t.last) >= v.pause })
 	}
 	if v.asked == nil {
-		v.asked = map[int64]time.Time{}
+		v.asked = map[K]tries{}
 	}
-	if len(v.asked) < maxVain {
-		v.asked[event] = now
+	t, ok := v.asked[k]
+	if !ok && len(v.asked) >= maxVain {
+		return
 	}
+	if now.Sub(t.last) >= v.pause {
+		t.count = 0
+	}
+	v.asked[k] = tries{now, t.count + 1}
+}
+
+func (v *vain[K]) forget(k K) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.asked, k)
 }
