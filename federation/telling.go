@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"chancery/federation/peer"
 	"chancery/storage"
 	"chancery/users"
 
@@ -101,13 +100,8 @@ type typist struct {
 	user id.UserID
 }
 
-// tell gives servers an EDU that takes the place of an earlier one with its key. Those that do not answer
-// are not told.
-func (o *Outbox) tell(servers []string, key, typ string, content any) error {
-	text, err := json.Marshal(content)
-	if err != nil {
-		return err
-	}
+// tell gives servers news that take the place of earlier ones with their key. Those that do not answer are not told.
+func (o *Outbox) tell(servers []string, key string, v news) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, name := range servers {
@@ -115,10 +109,9 @@ func (o *Outbox) tell(servers []string, key, typ string, content any) error {
 			continue
 		}
 		d := o.destination(name)
-		d.loose.put(key, peer.EDU{Type: typ, Content: text})
+		d.loose.put(key, v)
 		o.kick(d)
 	}
-	return nil
 }
 
 func serversIn(tx storage.Tx, room int64) ([]string, error) {
@@ -165,11 +158,8 @@ func (o *Outbox) tellReceipts(ctx context.Context) error {
 	}
 	now := time.Now().UnixMilli()
 	for _, r := range list {
-		content := receipts{names[r.room]: {users.ReceiptRead: {r.user: {Events: []id.EventID{id.EventID(r.event)}, Data: receiptData{now, r.thread}}}}}
 		key := "r " + string(names[r.room]) + " " + string(r.user) + " " + r.thread
-		if err := o.tell(servers[r.room], key, "m.receipt", content); err != nil {
-			return err
-		}
+		o.tell(servers[r.room], key, news{receipt: &r, room: names[r.room], at: now})
 	}
 	return nil
 }
@@ -187,7 +177,8 @@ func (o *Outbox) tellTyping(ctx context.Context, t typist, is bool) error {
 	if err != nil {
 		return err
 	}
-	return o.tell(servers, "t "+string(t.room)+" "+string(t.user), "m.typing", typing{t.room, t.user, is})
+	o.tell(servers, "t "+string(t.room)+" "+string(t.user), news{typing: &typing{t.room, t.user, is}})
+	return nil
 }
 
 // spec: s2s#presence
@@ -200,6 +191,7 @@ func (o *Outbox) tellPresence(ctx context.Context, p users.Presence) error {
 	if err != nil {
 		return err
 	}
-	return o.tell(servers, "p "+string(p.User), "m.presence", presence{[]userPresence{{User: p.User, Presence: p.Presence,
-		StatusMsg: p.StatusMsg, LastActiveAgo: p.LastActiveAgo(), CurrentlyActive: p.CurrentlyActive}}})
+	o.tell(servers, "p "+string(p.User), news{presence: &userPresence{User: p.User, Presence: p.Presence,
+		StatusMsg: p.StatusMsg, LastActiveAgo: p.LastActiveAgo(), CurrentlyActive: p.CurrentlyActive}})
+	return nil
 }

@@ -3,7 +3,6 @@ package storage
 import (
 	"encoding/json"
 	"math/rand/v2"
-	"sync/atomic"
 	"time"
 
 	"chancery/storage/sql"
@@ -17,29 +16,19 @@ type EDU struct {
 	Subject string // of those with the same one the latest is enough; empty: none
 }
 
-var lastEDU atomic.Int64
-
-// newEDU numbers an EDU: by the clock, so that EDUs keep their order over restarts.
-func newEDU() int64 {
-	for {
-		last := lastEDU.Load()
-		next := max(last+1, time.Now().UnixMicro())
-		if lastEDU.CompareAndSwap(last, next) {
-			return next
-		}
-	}
-}
-
 // QueueEDU leaves EDUs for another server in the outbox, which is woken with the commit. They are
-// sent in this order, again and again until the server has them, or has let too many wait.
+// sent in this order, again and again until the server has them, or has let too many wait. Their numbers follow the
+// clock, but whatever that says each is above those that wait: clocks of two processes differ, and one may be put back.
 func (tx Tx) QueueEDU(destination string, edus ...EDU) {
 	if len(edus) == 0 {
 		return
 	}
 	size := 0
 	for _, e := range edus {
-		tx.Exec(`INSERT INTO edus (destination, id, type, content, subject) VALUES ($1, $2, $3, $4, $5)`,
-			sql.Text(destination), newEDU(), e.Type, sql.Text(string(e.Content)), sql.Text(e.Subject))
+		tx.Exec(`INSERT INTO edus (destination, id, type, content, subject)
+			SELECT $1, CASE WHEN t.top < $2 THEN $2 ELSE t.top + 1 END, $3, $4, $5
+			FROM (SELECT COALESCE(max(id), 0) AS top FROM edus WHERE destination = $1) t`,
+			sql.Text(destination), time.Now().UnixMicro(), e.Type, sql.Text(string(e.Content)), sql.Text(e.Subject))
 		size += len(e.Content)
 	}
 	// Looking costs as much as is there, so not every EDU makes us look; a large one sooner.
