@@ -605,6 +605,17 @@ func evenSo(work func() error) (err error) {
 	return err
 }
 
+// leaning waits for the commit of somebody else, on which an answer leans.
+type leaning struct{ on *committed }
+
+func (l leaning) Wait(ctx context.Context) error {
+	err := l.on.Wait(ctx)
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w: %w", errEarlier, err)
+	}
+	return err
+}
+
 // committed is a commit of which the room has taken note: who waited for it finds it in memory.
 type committed struct {
 	done chan struct{}

@@ -24,9 +24,7 @@ func again(t *testing.T, s *roomserver.Server) *roomserver.Server {
 	o := s.Options
 	o.Reader, o.Log, o.Metrics = roomserver.NewReader(8<<20), zap.NewNop(), nil
 	next := roomserver.New(o)
-	if err := next.Own(t.Context(), "test"); err != nil {
-		t.Fatal(err)
-	}
+	ownShards(t, next)
 	return next
 }
 

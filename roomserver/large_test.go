@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -42,10 +41,6 @@ func profiles(room id.RoomID, from, count int, name string) []roomserver.NewEven
 // largeRoom makes a room with so many members.
 func largeRoom(t testing.TB, s *roomserver.Server, version string, members int) id.RoomID {
 	t.Helper()
-	var leases sync.WaitGroup
-	ctx, stop := context.WithCancel(context.Background())
-	leases.Go(func() { _ = s.KeepShards(ctx) }) // a commit tells when they are lost
-	t.Cleanup(func() { stop(); leases.Wait() })
 	room := newRoom(t, s, version)
 	if err := s.Grow(t.Context(), room, profiles(room, 0, members, "Member")); err != nil {
 		t.Fatal(err)

@@ -37,9 +37,7 @@ func makeReset(t *testing.T, version string, o sql.Options) *reset {
 	options := s.Options
 	options.Log, options.Metrics = zap.New(core), r.reg
 	r.s, r.log = roomserver.New(options), logs
-	if err := r.s.Own(t.Context(), "test"); err != nil {
-		t.Fatal(err)
-	}
+	ownShards(t, r.s)
 	empty := ""
 	r.room = newRoom(t, r.s, version)
 	join := b.join(t, r.s, r.room)

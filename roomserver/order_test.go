@@ -256,9 +256,7 @@ func newWorld(t *testing.T, version string, seed uint64, o sql.Options) *world {
 	}
 	w.engine = roomserver.New(roomserver.Options{DB: db, Reader: roomserver.NewReader(8 << 20), ServerName: "a.example", KeyID: own.Key().ID,
 		Key: own.Key().Private, Peer: client, Keys: peer.NewKeyRing(client, own, keys, nil), Log: log})
-	if err := w.engine.Own(t.Context(), "test"); err != nil {
-		t.Fatal(err)
-	}
+	ownShards(t, w.engine)
 	if err := w.engine.Join(t.Context(), roomserver.Join{User: alice, Room: w.room, Via: homes[:1]}); err != nil {
 		t.Fatal(err)
 	}

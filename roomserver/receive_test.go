@@ -60,9 +60,7 @@ func beside(t testing.TB, options sql.Options) (*roomserver.Server, other) {
 	t.Cleanup(func() { db.Close() })
 	s := roomserver.New(roomserver.Options{DB: db, Reader: roomserver.NewReader(8 << 20), ServerName: "a.example", KeyID: keys.Key().ID,
 		Key: keys.Key().Private, Peer: client, Keys: peer.NewKeyRing(client, keys, o, nil), Log: zap.NewNop()})
-	if err := s.Own(t.Context(), "test"); err != nil {
-		t.Fatal(err)
-	}
+	ownShards(t, s)
 	return s, o
 }
 

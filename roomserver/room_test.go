@@ -38,10 +38,20 @@ func engine(t testing.TB, open sql.Options) *roomserver.Server {
 	}
 	s := roomserver.New(roomserver.Options{DB: db, Reader: roomserver.NewReader(8 << 20), ServerName: "a.example",
 		KeyID: "ed25519:1", Key: key, Log: zap.NewNop()})
+	ownShards(t, s)
+	return s
+}
+
+// ownShards takes the shards and keeps them until the test ends: on a busy machine it lasts longer than a lease.
+func ownShards(t testing.TB, s *roomserver.Server) {
+	t.Helper()
 	if err := s.Own(t.Context(), "test"); err != nil {
 		t.Fatal(err)
 	}
-	return s
+	var leases sync.WaitGroup
+	ctx, stop := context.WithCancel(context.Background())
+	leases.Go(func() { _ = s.KeepShards(ctx) }) // a commit tells when they are lost
+	t.Cleanup(func() { stop(); leases.Wait() })
 }
 
 func content(v any) json.RawMessage {

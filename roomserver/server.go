@@ -211,7 +211,7 @@ func (s *Server) holding(ctx context.Context, who caller, r *room, fn func(*room
 	r.settle()
 	r.leans = false
 	if err = fn(r); r.leans && r.last != nil && len(r.waits) == 0 {
-		r.waits = append(r.waits, r.last)
+		r.waits = append(r.waits, leaning{r.last})
 	}
 	waits, r.waits = r.waits, nil
 	return waits, err
