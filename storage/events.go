@@ -132,6 +132,22 @@ func (tx Tx) Events(nids []int64) ([]Event, error) {
 	return tx.selectEvents(`WHERE e.nid = ANY($1)`, nids)
 }
 
+// EncryptedEvent is a message that only its readers can read.
+type EncryptedEvent struct {
+	Sender string
+	JSON   json.RawMessage
+}
+
+// EncryptedEvents gives of some events those that are encrypted, in no order.
+func (tx Tx) EncryptedEvents(nids []int64) ([]EncryptedEvent, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (v EncryptedEvent, err error) {
+		err = r.Scan(&v.Sender, &v.JSON)
+		v.Sender = sql.Untext(v.Sender)
+		return v, err
+	}, `SELECT e.sender, j.json FROM events e JOIN event_json j ON j.nid = e.nid
+		WHERE e.nid = ANY($1) AND e.type = 'm.room.encrypted' AND e.state_key IS NULL`, nids)
+}
+
 // EventTexts reads the JSON of events, in no order.
 func (tx Tx) EventTexts(nids []int64) ([]json.RawMessage, error) {
 	return sql.Collect(tx.Tx, func(r *sql.Rows) (text json.RawMessage, err error) {

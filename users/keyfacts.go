@@ -26,7 +26,7 @@ const (
 
 // FollowRooms reads the log for those who come and go, until ctx ends: a user who comes into a
 // room is made known to its servers, and has there what they set for the room that it replaced; the device
-// list of one who shares no room any more is forgotten. Its cursor is in storage: what happened while nobody read is read later.
+// list of one who shares no room any more is forgotten, and that of one who writes from an unknown device is fetched. Its cursor is in storage: what happened while nobody read is read later.
 //
 // spec: s2s#device-management, c2s#room-upgrades
 func (s *Server) FollowRooms(ctx context.Context, log *eventlog.Log) error {
@@ -42,8 +42,11 @@ func (s *Server) FollowRooms(ctx context.Context, log *eventlog.Log) error {
 	var moved time.Time
 	err = log.Read(ctx, keysReader, from, func(ctx context.Context, facts []storage.Fact) error {
 		var members []storage.Fact
-		var replaced []int64
+		var replaced, said []int64
 		for _, f := range facts {
+			if f.Kind == sql.FactEvent && f.Extra == "" && f.User == "" { // no membership, and not ours
+				said = append(said, f.Event)
+			}
 			if f.Kind == sql.FactReplaced && s.Rooms != nil && !slices.Contains(replaced, f.Room) {
 				replaced = append(replaced, f.Room)
 			}
@@ -65,6 +68,9 @@ func (s *Server) FollowRooms(ctx context.Context, log *eventlog.Log) error {
 			}
 		}
 		if err := s.roomsReplaced(ctx, replaced); err != nil {
+			return err
+		}
+		if err := s.doubtSenders(ctx, said); err != nil {
 			return err
 		}
 		if len(members) == 0 && len(replaced) == 0 && time.Since(moved) < cursorPeriod {

@@ -113,6 +113,56 @@ func TestAMessageFromAnUnknownDeviceMakesTheListStale(t *testing.T) {
 	})
 }
 
+// So does a message in a room.
+//
+// spec: c2s#mroomencrypted
+func TestARoomMessageFromAnUnknownDeviceMakesTheListStale(t *testing.T) {
+	eachHouse(t, func(t *testing.T, s *Server, other *elsewhere) {
+		s.made(t, "alice", NewDevice{ID: "PHONE"})
+		s.follow(t)
+		nid := int64(1000)
+		say := func(sender id.UserID, typ, content string) (stale bool) {
+			t.Helper()
+			nid++
+			text := fmt.Sprintf(`{"sender":%q,"type":%q,"content":%s}`, sender, typ, content)
+			if err := s.DB.Write(t.Context(), nil, func(tx storage.Tx) error {
+				tx.InsertEvent(&storage.Event{NID: nid, Room: 1, ID: fmt.Sprint("$", nid), Type: typ, Sender: string(sender), JSON: []byte(text)})
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.doubtSenders(t.Context(), []int64{nid}); err != nil {
+				t.Fatal(err)
+			}
+			list, _ := s.kept(t)
+			return list.Stale
+		}
+		const encrypted = "m.room.encrypted"
+		for _, known := range [][3]string{{string(carol), encrypted, `{"device_id":"A","sender_key":"x"}`}, {string(carol), encrypted, `{"ciphertext":"names none"}`},
+			{string(carol), encrypted, `{"device_id":5}`}, {string(carol), encrypted, `[]`}, {string(carol), "m.room.message", `{"device_id":"D"}`},
+			{string(ourOwn), encrypted, `{"device_id":"D"}`}, {"@nobody:elsewhere.example", encrypted, `{"device_id":"D"}`}} {
+			if say(id.UserID(known[0]), known[1], known[2]) {
+				t.Fatalf("%v makes the list stale", known)
+			}
+		}
+		other.devices, other.stream = []string{"A", "B", "D"}, 12
+		if !say(carol, encrypted, `{"device_id":"D","sender_key":"x"}`) {
+			t.Fatal("an unknown device does not make the list stale")
+		}
+		s.fetchDue(t)
+		if list, _ := s.kept(t); list.Stale {
+			t.Fatal("it is not fetched")
+		}
+		if say(carol, encrypted, `{"device_id":"D"}`) {
+			t.Error("a device of the list fetched is unknown")
+		}
+		s.aged(t)
+		if !say(carol, encrypted, `{"sender_key":"unknown"}`) {
+			t.Error("an unknown key does not make the list stale")
+		}
+	})
+}
+
 // Whoever left and came back before we looked may have been out of all rooms: nobody told us of their devices then.
 func TestTheListOfWhoeverReturnedIsFetchedAnew(t *testing.T) {
 	eachHouse(t, func(t *testing.T, s *Server, other *elsewhere) {

@@ -270,16 +270,25 @@ func senderOf(typ string, messages Messages) (d senderDevice) {
 // doubtList has the list of a sender fetched when it lacks the device that a message comes from: an update was
 // lost. Without the device our user could not read the message, nor answer it.
 func doubtList(tx storage.Tx, sender id.UserID, d senderDevice) (doubted bool, err error) {
+	list, lacks, err := lacking(tx, sender, d)
+	if lacks {
+		doubt(tx, list)
+	}
+	return lacks, err
+}
+
+// lacking says that a device is not in the list that we keep of its user.
+func lacking(tx storage.Tx, sender id.UserID, d senderDevice) (list storage.RemoteDeviceList, lacks bool, err error) {
 	if d == (senderDevice{}) {
-		return false, nil
+		return list, false, nil
 	}
 	list, ok, err := remoteList(tx, string(sender))
 	if err != nil || !ok || list.Stale {
-		return false, err
+		return list, false, err
 	}
 	devices, err := tx.RemoteDevicesOf([]string{string(sender)})
 	if err != nil {
-		return false, err
+		return list, false, err
 	}
 	for _, known := range devices {
 		var of struct {
@@ -287,11 +296,10 @@ func doubtList(tx storage.Tx, sender id.UserID, d senderDevice) (doubted bool, e
 		}
 		_ = json.Unmarshal(known.Keys, &of) // there may be none
 		if d.id == known.Device || d.key != "" && of.Keys["curve25519:"+known.Device] == d.key {
-			return false, nil
+			return list, false, nil
 		}
 	}
-	doubt(tx, list)
-	return true, nil
+	return list, true, nil
 }
 
 // doubt has a list fetched again, which is not stale and so was fetched at RetryAt: not so soon that another server
