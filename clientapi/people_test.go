@@ -142,8 +142,13 @@ func (h *house) read(fn func(storage.Tx) error) {
 // facts lists the facts of one kind, without their positions.
 func (h *house) facts(kind sql.FactKind) (list []storage.Fact) {
 	h.T.Helper()
-	h.read(func(tx storage.Tx) (err error) {
-		list, err = tx.FactsOfKind(kind, 0, 1<<62)
+	h.read(func(tx storage.Tx) error {
+		all, err := tx.FactsAfter(0, 100_000)
+		for _, f := range all {
+			if f.Kind == kind {
+				list = append(list, f)
+			}
+		}
 		for i := range list {
 			list[i].Pos = 0
 		}

@@ -401,11 +401,13 @@ func text(v gjson.Result) string {
 func (r *room) countMember(server string, before, after bool) {
 	switch {
 	case !before && after:
+		r.joined++
 		r.servers[server]++
 		if r.servers[server] == 1 {
 			r.set = 0
 		}
 	case before && !after:
+		r.joined--
 		r.servers[server]--
 		if r.servers[server] <= 0 {
 			delete(r.servers, server)

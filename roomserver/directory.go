@@ -184,7 +184,7 @@ func (rd *Reader) Directory(tx storage.Tx, q DirectoryQuery, usual int) (*Direct
 			total++
 			continue
 		}
-		summary, err := rd.summaries.of(rd, tx, room.Room)
+		summary, err := rd.summaries.of(rd, tx, room)
 		if err != nil {
 			return nil, err
 		}

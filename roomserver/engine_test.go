@@ -94,6 +94,7 @@ func stored(t *testing.T, s *roomserver.Server, room id.RoomID, eventID id.Event
 func members(t *testing.T, s *roomserver.Server, room id.RoomID) (table, current map[string]string) {
 	t.Helper()
 	table, current = map[string]string{}, map[string]string{}
+	counted := map[string]int64{}
 	err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
 		row, _, err := tx.Room(string(room))
 		if err != nil {
@@ -105,6 +106,23 @@ func members(t *testing.T, s *roomserver.Server, room id.RoomID) (table, current
 		}
 		for _, m := range rows {
 			table[m.User] = m.Membership
+			counted[m.Membership]++
+			if m.Membership == "join" {
+				counted[m.Server]++
+			}
+		}
+		kept := map[string]int64{"join": row.Joined, "invite": row.Invited}
+		servers, err := tx.ServersIn(row.NID)
+		if err != nil {
+			return err
+		}
+		for _, c := range servers {
+			kept[c.Server] = c.Count
+		}
+		for of, n := range kept {
+			if counted[of] != n || len(servers) == 0 && counted["join"] > 0 {
+				t.Errorf("%d of %s, and the room keeps count of %d", counted[of], of, n)
+			}
 		}
 		events, err := s.Reader.StateOfType(tx, row, state.Root(row.Root), "m.room.member")
 		for _, ev := range events {

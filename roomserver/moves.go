@@ -94,7 +94,9 @@ func (r *room) moveMember(m *moves, user id.UserID, was, is *Stored, byItself bo
 	}
 	if is != nil {
 		after = is.Membership()
-		m.members = append(m.members, memberRow(r.row.NID, string(user), is))
+		row := memberRow(r.row.NID, string(user), is)
+		row.Stays = before == after && r.partial == nil // else the table knows members whom the state has not yet
+		m.members = append(m.members, row)
 	} else {
 		m.notMember = append(m.notMember, string(user))
 	}

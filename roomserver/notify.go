@@ -36,10 +36,7 @@ type ruleOwners struct {
 //
 // spec: c2s#push-rules
 func (r *room) noteNotifications(a *addition) error {
-	place := pushrules.Place{MayNotify: func(key string) bool { return r.mayNotify(a.Sender(), key) }}
-	for _, n := range r.servers {
-		place.Members += n
-	}
+	place := pushrules.Place{Members: r.joined, MayNotify: func(key string) bool { return r.mayNotify(a.Sender(), key) }}
 	a.notify = pushrules.Default(a.Event, place)
 	readers, err := r.ownersOfRules()
 	if err != nil {

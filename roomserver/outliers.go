@@ -98,7 +98,7 @@ func (r *room) addState(list []*event.Event, inState func(*event.Event) bool) (e
 		if err := tx.CopySlots(row.NID, b.slots); err != nil {
 			return err
 		}
-		return tx.CopyMembers(b.members)
+		return tx.CopyMembers(row.NID, b.members)
 	})
 	return nil
 }

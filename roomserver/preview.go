@@ -144,9 +144,7 @@ func (rd *Reader) readSpaceRoom(tx storage.Tx, room storage.Room) (*SpaceRoom, e
 	if err != nil {
 		return nil, err
 	}
-	if summary.Joined, err = tx.CountMembers(room.NID, "join"); err != nil {
-		return nil, err
-	}
+	summary.Joined = room.Joined
 	s := &SpaceRoom{Preview: Preview{Summary: summary, Version: room.Version}, Children: []SpaceChild{}}
 	more, err := rd.Lookup(tx, room, []Lookup{{rootOf(room), Key{"m.room.join_rules", ""}}, {rootOf(room), Key{"m.room.encryption", ""}}})
 	if err != nil {

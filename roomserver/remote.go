@@ -353,6 +353,7 @@ func (r *room) enterPartly(a *addition, g *given) {
 	r.partial.join = a.NID
 	for _, server := range g.servers {
 		r.servers[server]++
+		r.joined++
 	}
 	r.set = 0
 	a.also = func(tx storage.Tx) error {

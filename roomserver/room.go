@@ -46,6 +46,7 @@ type room struct {
 	pending     map[int64]*Stored       // submitted, not known to be committed
 	pendingID   map[id.EventID]*Stored  // the same by ID
 	servers     map[string]int64        // joined members by server
+	joined      int64                   // all of them
 	set         int64                   // the server set last stored, 0: stale
 	txns        map[deviceKey]*usedTxns // of recent senders
 	memo        map[string]state.Root   // resolved states by what they were resolved from
@@ -97,7 +98,7 @@ func (r *room) reset(row storage.Room, version *event.Version) {
 	r.exts, r.low, r.high = nil, firstOrd, firstOrd
 	r.slots, r.keys = map[Key]int64{}, map[int64]Key{}
 	r.pending, r.pendingID = map[int64]*Stored{}, map[id.EventID]*Stored{}
-	r.servers, r.set = map[string]int64{}, 0
+	r.servers, r.set, r.joined = map[string]int64{}, 0, 0
 	r.txns = map[deviceKey]*usedTxns{}
 	r.memo, r.pendingAuth, r.beneath = map[string]state.Root{}, map[int64][]int64{}, map[int64][]beneath{}
 	r.cover = state.NewCover(roomPlaces{r})
@@ -191,6 +192,7 @@ func (r *room) load() error {
 		}
 		for _, c := range counts {
 			r.servers[c.Server] = c.Count
+			r.joined += c.Count
 		}
 		if err := r.readPartial(tx); err != nil {
 			return err

@@ -62,22 +62,8 @@ func (tx Tx) IsPublished(roomID string) (bool, error) {
 	return n > 0, err
 }
 
-// Published is a room in the directory with the number of its joined members.
-type Published struct {
-	Room
-	Joined int64
-}
-
 // PublishedRooms lists the rooms in the directory that have members: largest first, then by ID.
-func (tx Tx) PublishedRooms() ([]Published, error) {
-	return sql.Collect(tx.Tx, func(r *sql.Rows) (Published, error) {
-		var v Published
-		err := r.Scan(&v.NID, &v.ID, &v.Version, &v.Root, &v.NextSlot, &v.NextNode, &v.Partial, &v.Joined)
-		v.ID = sql.Untext(v.ID)
-		return v, err
-	}, `SELECT nid, room_id, version, root, next_slot, next_node, partial, n FROM (
-			SELECT r.nid, r.room_id, r.version, r.root, r.next_slot, r.next_node, r.partial,
-				(SELECT count(*) FROM members m WHERE m.room = r.nid AND m.membership = 'join') AS n
-			FROM published p JOIN rooms r ON r.room_id = p.room_id) x
-		WHERE n > 0 ORDER BY n DESC, room_id`)
+func (tx Tx) PublishedRooms() ([]Room, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (Room, error) { return scanRoom(r) },
+		`SELECT `+roomColumns+` FROM rooms WHERE joined > 0 AND room_id IN (SELECT room_id FROM published) ORDER BY joined DESC, room_id`)
 }

@@ -184,7 +184,7 @@ func (tx Tx) EventsNear(room, ts int64, forwards bool, limit int) ([]Event, erro
 
 // OrdAt gives the highest place that the room's events had at a position; below the trim it is ok = false.
 func (tx Tx) OrdAt(room, pos int64) (ord int64, ok bool, err error) {
-	err = tx.QueryRow(`SELECT ord FROM facts WHERE room = $1 AND pos <= $2 AND kind = $3
+	err = tx.QueryRow(`SELECT ord FROM facts WHERE room = $1 AND room <> 0 AND pos <= $2 AND kind = $3
 		ORDER BY pos DESC LIMIT 1`, room, pos, int16(sql.FactEvent)).Scan(&ord)
 	return found(ord, err)
 }

@@ -11,10 +11,12 @@ func scanFact(r *sql.Rows) (Fact, error) {
 	return f, err
 }
 
+// The indexes of facts by room and by user are for those facts that have one, and a statement must say so to use them.
+
 // FactsOfRooms lists what happened in some rooms after a position and up to another, in order.
 func (tx Tx) FactsOfRooms(rooms []int64, after, upTo int64) ([]Fact, error) {
 	return sql.Collect(tx.Tx, scanFact, `SELECT `+factColumns+` FROM facts
-		WHERE room = ANY($1) AND pos > $2 AND pos <= $3 ORDER BY pos`, rooms, after, upTo)
+		WHERE room = ANY($1) AND room <> 0 AND pos > $2 AND pos <= $3 ORDER BY pos`, rooms, after, upTo)
 }
 
 // FactsOfUsers lists what happened about some users after a position and up to another, in order.
@@ -24,18 +26,18 @@ func (tx Tx) FactsOfUsers(users []string, after, upTo int64) ([]Fact, error) {
 		escaped[i] = sql.Text(u)
 	}
 	return sql.Collect(tx.Tx, scanFact, `SELECT `+factColumns+` FROM facts
-		WHERE user_id = ANY($1) AND pos > $2 AND pos <= $3 ORDER BY pos`, escaped, after, upTo)
+		WHERE user_id = ANY($1) AND user_id <> '' AND pos > $2 AND pos <= $3 ORDER BY pos`, escaped, after, upTo)
 }
 
-// FactsOfKind lists facts of one kind after a position and up to another, in order.
-func (tx Tx) FactsOfKind(kind sql.FactKind, after, upTo int64) ([]Fact, error) {
+// FactsOfDeviceLists lists whose device lists changed after a position and up to another, in order.
+func (tx Tx) FactsOfDeviceLists(after, upTo int64) ([]Fact, error) {
 	return sql.Collect(tx.Tx, scanFact, `SELECT `+factColumns+` FROM facts
-		WHERE kind = $1 AND pos > $2 AND pos <= $3 ORDER BY pos`, int16(kind), after, upTo)
+		WHERE kind = 10 AND pos > $1 AND pos <= $2 ORDER BY pos`, after, upTo)
 }
 
 // RootAt gives the root of the room's state at a position; ok is false below the trim.
 func (tx Tx) RootAt(room, pos int64) (root int64, ok bool, err error) {
-	err = tx.QueryRow(`SELECT root FROM facts WHERE room = $1 AND pos <= $2 AND kind IN (2, 3, 6)
+	err = tx.QueryRow(`SELECT root FROM facts WHERE room = $1 AND room <> 0 AND pos <= $2 AND kind IN (2, 3, 6)
 		ORDER BY pos DESC LIMIT 1`, room, pos).Scan(&root)
 	return found(root, err)
 }
@@ -43,7 +45,7 @@ func (tx Tx) RootAt(room, pos int64) (root int64, ok bool, err error) {
 // BecameWholeAfter says whether a position is from when a part of the room's state was missing.
 func (tx Tx) BecameWholeAfter(room, pos int64) (bool, error) {
 	var n int64
-	err := tx.QueryRow(`SELECT count(*) FROM (SELECT 1 FROM facts WHERE room = $1 AND pos > $2 AND kind = 6 LIMIT 1) x`, room, pos).Scan(&n)
+	err := tx.QueryRow(`SELECT count(*) FROM (SELECT 1 FROM facts WHERE room = $1 AND room <> 0 AND pos > $2 AND kind = 6 LIMIT 1) x`, room, pos).Scan(&n)
 	return n > 0, err
 }
 
@@ -64,5 +66,5 @@ func (tx Tx) SetCursor(name string, pos int64) {
 // StateMoves lists the latest times that the room's state moved without an event, the newest first.
 func (tx Tx) StateMoves(room int64, limit int) ([]Fact, error) {
 	return sql.Collect(tx.Tx, scanFact, `SELECT `+factColumns+` FROM facts
-		WHERE room = $1 AND kind = 3 ORDER BY pos DESC LIMIT $2`, room, limit)
+		WHERE room = $1 AND room <> 0 AND kind = 3 ORDER BY pos DESC LIMIT $2`, room, limit)
 }

@@ -62,7 +62,7 @@ func (tx Tx) FactRootsAfter(room, pos int64, limit int) ([]FactRoot, error) {
 		var v FactRoot
 		err := r.Scan(&v.Pos, &v.Root)
 		return v, err
-	}, `SELECT pos, root FROM facts WHERE room = $1 AND pos > $2 ORDER BY pos LIMIT $3`, room, pos, limit)
+	}, `SELECT pos, root FROM facts WHERE room = $1 AND room <> 0 AND pos > $2 ORDER BY pos LIMIT $3`, room, pos, limit)
 }
 
 // NodeNumbers lists the nodes of a room's state between two numbers, the second included.

@@ -82,7 +82,7 @@ func (tx Tx) RoomsWithPartialEvents(limit int) ([]string, error) {
 		var v string
 		err := r.Scan(&v)
 		return sql.Untext(v), err
-	}, `SELECT DISTINCT r.room_id FROM partial_events e JOIN rooms r ON r.nid = e.room LIMIT $1`, limit)
+	}, `SELECT room_id FROM rooms WHERE nid IN (SELECT room FROM partial_events) LIMIT $1`, limit)
 }
 
 // LastPartialEvent is the highest number of the order, 0 when there is none.
@@ -137,13 +137,43 @@ func (tx Tx) MemberEvents(room int64) (map[string]int64, error) {
 	return events, rows.Err()
 }
 
-// CopyMembers stores many members at once; those who are there stay as they are.
-func (tx Tx) CopyMembers(members []Member) error {
+// CopyMembers stores many members of a room at once; those who are there stay as they are.
+func (tx Tx) CopyMembers(room int64, members []Member) error {
+	if len(members) == 0 {
+		return nil
+	}
+	users := make([]string, len(members))
 	rows := make([][]any, len(members))
 	for i, m := range members {
-		rows[i] = []any{m.Room, sql.Text(m.User), m.Server, m.Membership, m.Event, sql.Text(m.DisplayName), sql.Text(m.AvatarURL), false}
+		users[i] = m.User
+		rows[i] = []any{room, sql.Text(m.User), m.Server, m.Membership, m.Event, sql.Text(m.DisplayName), sql.Text(m.AvatarURL), false, m.Event}
 	}
-	return tx.CopyIn("members", []string{"room", "user_id", "server", "membership", "event", "displayname", "avatar_url", "forgotten"}, rows)
+	there, err := tx.MembersOf(room, users)
+	if err != nil {
+		return err
+	}
+	counted := make(map[string]bool, len(members))
+	for _, m := range there {
+		counted[m.User] = true
+	}
+	joined, invited, servers := 0, 0, map[string]int{}
+	for _, m := range members {
+		switch {
+		case counted[m.User]:
+		case m.Membership == "join":
+			joined++
+			servers[m.Server]++
+		case m.Membership == "invite":
+			invited++
+		}
+		counted[m.User] = true
+	}
+	tx.Exec(`UPDATE rooms SET joined = joined + $2, invited = invited + $3 WHERE nid = $1`, room, joined, invited)
+	for server, n := range servers {
+		tx.Exec(`INSERT INTO member_servers (room, server, joined) VALUES ($1, $2, $3)
+			ON CONFLICT (room, server) DO UPDATE SET joined = member_servers.joined + excluded.joined`, room, server, n)
+	}
+	return tx.CopyIn("members", []string{"room", "user_id", "server", "membership", "event", "displayname", "avatar_url", "forgotten", "first_event"}, rows)
 }
 
 // CopySlots gives many pieces of state their numbers.

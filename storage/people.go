@@ -83,7 +83,7 @@ func (tx Tx) roomsToFindPeopleIn(user string) (shared, open []int64, err error) 
 	if open, err = sql.Collect(tx.Tx, scanInt, `SELECT room FROM open_rooms WHERE looked_at ORDER BY room DESC LIMIT $1`, maxPeopleRooms); err != nil {
 		return nil, nil, err
 	}
-	published, err := sql.Collect(tx.Tx, scanInt, `SELECT r.nid FROM published p JOIN rooms r ON r.room_id = p.room_id ORDER BY r.nid DESC LIMIT $1`, maxPeopleRooms)
+	published, err := sql.Collect(tx.Tx, scanInt, `SELECT r.nid FROM published p CROSS JOIN rooms r WHERE r.room_id = p.room_id ORDER BY r.nid DESC LIMIT $1`, maxPeopleRooms)
 	isShared := map[int64]bool{}
 	for _, v := range shared {
 		isShared[v] = true
@@ -140,7 +140,6 @@ func (tx Tx) GuestsIn(room int64) ([]string, error) {
 
 // RoomsWithGuests lists the rooms in which guests of ours are.
 func (tx Tx) RoomsWithGuests() ([]string, error) {
-	return sql.Collect(tx.Tx, scanUser, `SELECT DISTINCT r.room_id FROM accounts a
-		JOIN members m ON m.user_id = a.user_id AND m.membership = 'join'
-		JOIN rooms r ON r.nid = m.room WHERE a.guest`)
+	return sql.Collect(tx.Tx, scanUser, `SELECT DISTINCT r.room_id FROM accounts a CROSS JOIN members m
+		JOIN rooms r ON r.nid = m.room WHERE a.guest AND m.user_id = a.user_id AND m.membership = 'join'`)
 }

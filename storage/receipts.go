@@ -83,7 +83,8 @@ const unreadDepth = 1000
 // UnreadCounts counts what a user has not read in some rooms, by thread, without the messages of ignored users.
 // Nothing is counted when a message arrives: the count is what lies above the user's receipt, their own latest
 // event and their joining, by each event's default outcome and what the notifications say otherwise. It is
-// bounded: of what lies deeper than the room's newest unreadDepth events only highlights count.
+// bounded: of what lies deeper than the room's newest unreadDepth events only highlights count. SQLite takes a CROSS JOIN
+// in the order in which it is written: else it reads all events there are, to look at the rooms of each.
 //
 // spec: c2s#receiving-notifications, c2s#marking-notifications-as-read
 func (tx Tx) UnreadCounts(user string, rooms []int64, ignored []string) ([]Unread, error) {
@@ -113,9 +114,9 @@ func (tx Tx) unreadCounts(user string, rooms []int64, ignored []string, depth in
 			FROM base b
 		), seen AS (
 			SELECT e.room, e.ord, e.sender, e.notify, e.redacted_by, COALESCE(t.target, 'main') AS thread
-			FROM floors b JOIN events e ON e.room = b.room AND e.ord > b.ord
+			FROM floors b CROSS JOIN events e
 			LEFT JOIN relations t ON t.event = e.nid AND t.rel_type = 'm.thread'
-			WHERE e.status = 0
+			WHERE e.room = b.room AND e.ord > b.ord AND e.status = 0
 		), marks AS (
 			SELECT room, thread, max(ord) AS ord FROM (
 				SELECT room, thread, ord FROM seen WHERE sender = $1
@@ -132,11 +133,10 @@ func (tx Tx) unreadCounts(user string, rooms []int64, ignored []string, depth in
 				AND s.ord > COALESCE(k.ord, 0) AND s.sender <> ALL($3)
 			UNION ALL
 			SELECT n.room, n.thread, 1
-			FROM floors b
-			JOIN notifications n ON n.user_id = $1 AND n.room = b.room AND n.ord > b.highlight AND n.ord <= b.ord AND n.highlight
+			FROM floors b CROSS JOIN notifications n
 			JOIN events e ON e.nid = n.event
 			LEFT JOIN marks k ON k.room = n.room AND k.thread = n.thread
-			WHERE e.status = 0 AND e.redacted_by = '' AND n.notify AND n.ord > COALESCE(k.ord, 0) AND e.sender <> ALL($3)
+			WHERE n.user_id = $1 AND n.room = b.room AND n.ord > b.highlight AND n.ord <= b.ord AND n.highlight AND e.status = 0 AND e.redacted_by = '' AND n.notify AND n.ord > COALESCE(k.ord, 0) AND e.sender <> ALL($3)
 		)
 		SELECT room, thread, count(*), sum(highlight) FROM unread GROUP BY room, thread`,
 		sql.Text(user), rooms, escaped(ignored), depth)

@@ -17,6 +17,8 @@ type Room struct {
 	NextSlot int64
 	NextNode int64
 	Partial  bool
+	Joined   int64 // members when the row was read; who sets members counts them
+	Invited  int64
 }
 
 // NewRoomNumber gives a number no room has had.
@@ -28,11 +30,11 @@ func (db *DB) NewEventNumber() (int64, error) { return db.events.Next() }
 // NewServerSetNumber gives a number no set of servers has had.
 func (db *DB) NewServerSetNumber() (int64, error) { return db.sets.Next() }
 
-const roomColumns = `nid, room_id, version, root, next_slot, next_node, partial`
+const roomColumns = `nid, room_id, version, root, next_slot, next_node, partial, joined, invited`
 
 func scanRoom(r interface{ Scan(...any) error }) (Room, error) {
 	var v Room
-	err := r.Scan(&v.NID, &v.ID, &v.Version, &v.Root, &v.NextSlot, &v.NextNode, &v.Partial)
+	err := r.Scan(&v.NID, &v.ID, &v.Version, &v.Root, &v.NextSlot, &v.NextNode, &v.Partial, &v.Joined, &v.Invited)
 	return v, err
 }
 
@@ -58,9 +60,9 @@ func (tx Tx) RoomsByID(ids []string) ([]Room, error) {
 		`SELECT `+roomColumns+` FROM rooms WHERE room_id = ANY($1)`, escapedTexts(ids))
 }
 
-// InsertRoom makes a room.
+// InsertRoom makes a room, without members.
 func (tx Tx) InsertRoom(v Room) {
-	tx.Exec(`INSERT INTO rooms (`+roomColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+	tx.Exec(`INSERT INTO rooms (nid, room_id, version, root, next_slot, next_node, partial) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 		v.NID, sql.Text(v.ID), v.Version, v.Root, v.NextSlot, v.NextNode, v.Partial)
 }
 
@@ -193,6 +195,7 @@ type Member struct {
 	DisplayName string
 	AvatarURL   string
 	Forgotten   bool
+	Stays       bool // the user has this membership already: nobody is counted. Not read.
 }
 
 const memberColumns = `room, user_id, server, membership, event, displayname, avatar_url, forgotten`
@@ -206,7 +209,17 @@ func scanMember(r interface{ Scan(...any) error }) (Member, error) {
 
 // SetMember makes m the room's member row of its user. Who comes back has not forgotten.
 func (tx Tx) SetMember(m Member) {
-	tx.Exec(`INSERT INTO members (`+memberColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE)
+	if !m.Stays {
+		tx.countMember(m.Room, m.User, m.Membership)
+		if m.Membership == "join" {
+			tx.Exec(`INSERT INTO member_servers (room, server, joined) SELECT $1, $2, 1
+				WHERE NOT EXISTS (SELECT 1 FROM members WHERE room = $1 AND user_id = $3 AND membership = 'join')
+				ON CONFLICT (room, server) DO UPDATE SET joined = member_servers.joined + 1`, m.Room, m.Server, sql.Text(m.User))
+		} else {
+			tx.uncountServer(m.Room, m.User)
+		}
+	}
+	tx.Exec(`INSERT INTO members (`+memberColumns+`, first_event) VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, $5)
 		ON CONFLICT (room, user_id) DO UPDATE SET membership = excluded.membership, event = excluded.event,
 			displayname = excluded.displayname, avatar_url = excluded.avatar_url,
 			forgotten = members.forgotten AND excluded.membership IN ('leave', 'ban')`,
@@ -215,7 +228,32 @@ func (tx Tx) SetMember(m Member) {
 
 // DeleteMember removes a row whose state is gone.
 func (tx Tx) DeleteMember(room int64, user string) {
+	tx.countMember(room, user, "")
+	tx.uncountServer(room, user)
 	tx.Exec(`DELETE FROM members WHERE room = $1 AND user_id = $2`, room, sql.Text(user))
+}
+
+// countMember counts a user by their new membership, before the row has it.
+func (tx Tx) countMember(room int64, user, membership string) {
+	joins, invited := 0, 0
+	switch membership {
+	case "join":
+		joins = 1
+	case "invite":
+		invited = 1
+	}
+	tx.Exec(`UPDATE rooms SET
+		joined = joined + $3 - (SELECT count(*) FROM members WHERE room = $1 AND user_id = $2 AND membership = 'join'),
+		invited = invited + $4 - (SELECT count(*) FROM members WHERE room = $1 AND user_id = $2 AND membership = 'invite')
+		WHERE nid = $1`, room, sql.Text(user), joins, invited)
+}
+
+// uncountServer takes a user who joins no more from the members of their server.
+func (tx Tx) uncountServer(room int64, user string) {
+	tx.Exec(`UPDATE member_servers SET joined = joined - 1 WHERE room = $1
+		AND server = (SELECT server FROM members WHERE room = $1 AND user_id = $2 AND membership = 'join')`, room, sql.Text(user))
+	tx.Exec(`DELETE FROM member_servers WHERE room = $1 AND joined <= 0
+		AND server = (SELECT server FROM members WHERE room = $1 AND user_id = $2)`, room, sql.Text(user))
 }
 
 // Forget hides a room that the user has left.
@@ -284,21 +322,8 @@ func (tx Tx) ServersIn(room int64) ([]MemberCount, error) {
 		var c MemberCount
 		err := r.Scan(&c.Server, &c.Count)
 		return c, err
-	}, `SELECT server, count(*) FROM (SELECT server FROM members WHERE room = $1 AND membership = 'join'
-		UNION ALL SELECT server FROM partial_servers WHERE room = $1) x GROUP BY server`, room)
-}
-
-// CountMembers counts the room's members by membership.
-func (tx Tx) CountMembers(room int64, membership string) (n int64, err error) {
-	err = tx.QueryRow(`SELECT count(*) FROM members WHERE room = $1 AND membership = $2`, room, membership).Scan(&n)
-	return n, err
-}
-
-// UsersSharing lists the users that share a room with the user: both joined.
-func (tx Tx) UsersSharing(user string) ([]string, error) {
-	return sql.Collect(tx.Tx, scanUser, `SELECT DISTINCT b.user_id FROM members a
-		JOIN members b ON b.room = a.room AND b.membership = 'join'
-		WHERE a.user_id = $1 AND a.membership = 'join'`, sql.Text(user))
+	}, `SELECT server, CAST(sum(joined) AS BIGINT) FROM (SELECT server, joined FROM member_servers WHERE room = $1
+		UNION ALL SELECT server, 1 FROM partial_servers WHERE room = $1) x GROUP BY server`, room)
 }
 
 // SharingAmong lists those of some users that share a room with the user: both joined.
@@ -314,8 +339,7 @@ func (tx Tx) SharingAmong(user string, among []string) ([]string, error) {
 
 // ServersSharing lists the servers that have a member in a room the user is in.
 func (tx Tx) ServersSharing(user string) ([]string, error) {
-	return sql.Collect(tx.Tx, scanText, `SELECT b.server FROM members a
-		JOIN members b ON b.room = a.room AND b.membership = 'join'
+	return sql.Collect(tx.Tx, scanText, `SELECT s.server FROM members a JOIN member_servers s ON s.room = a.room
 		WHERE a.user_id = $1 AND a.membership = 'join'
 		UNION SELECT p.server FROM members a JOIN partial_servers p ON p.room = a.room
 		WHERE a.user_id = $1 AND a.membership = 'join'`, sql.Text(user))
@@ -324,8 +348,8 @@ func (tx Tx) ServersSharing(user string) ([]string, error) {
 // ServerIsIn says whether a server has a joined member in the room.
 func (tx Tx) ServerIsIn(room int64, server string) (bool, error) {
 	var n int64
-	err := tx.QueryRow(`SELECT count(*) FROM (SELECT 1 FROM members WHERE room = $1 AND membership = 'join' AND server = $2
-		UNION ALL SELECT 1 FROM partial_servers WHERE room = $1 AND server = $2 LIMIT 1) x`, room, server).Scan(&n)
+	err := tx.QueryRow(`SELECT count(*) FROM (SELECT 1 FROM member_servers WHERE room = $1 AND server = $2
+		UNION ALL SELECT 1 FROM partial_servers WHERE room = $1 AND server = $2) x`, room, server).Scan(&n)
 	return n > 0, err
 }
 

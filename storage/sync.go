@@ -26,7 +26,7 @@ func (tx Tx) ActivityIn(rooms []int64, after, upTo int64) ([]Activity, error) {
 		err := r.Scan(&v.Room, &v.Kind, &v.First, &v.Last, &v.Ord, &v.Users)
 		return v, err
 	}, `SELECT room, kind, min(pos), max(pos), max(ord), sum(CASE WHEN user_id <> '' THEN 1 ELSE 0 END) FROM facts
-		WHERE room = ANY($1) AND pos > $2 AND pos <= $3 GROUP BY room, kind`, rooms, after, upTo)
+		WHERE room = ANY($1) AND room <> 0 AND pos > $2 AND pos <= $3 GROUP BY room, kind`, rooms, after, upTo)
 }
 
 // DeviceListFacts lists the users whose devices changed after a position and up to another.
@@ -38,7 +38,7 @@ func (tx Tx) DeviceListFacts(after, upTo int64) ([]string, error) {
 // RootsDown lists the newest changes of a room's state up to a position, newest first.
 func (tx Tx) RootsDown(room, upTo int64, limit int) ([]Fact, error) {
 	return sql.Collect(tx.Tx, scanFact, `SELECT `+factColumns+` FROM facts
-		WHERE room = $1 AND pos <= $2 AND kind IN (2, 3, 6) ORDER BY pos DESC LIMIT $3`, room, upTo, limit)
+		WHERE room = $1 AND room <> 0 AND pos <= $2 AND kind IN (2, 3, 6) ORDER BY pos DESC LIMIT $3`, room, upTo, limit)
 }
 
 // Standing is where an event stands in its room.
@@ -63,17 +63,13 @@ func (tx Tx) HighestGap(room, upTo int64) (ord int64, err error) {
 	return ord, err
 }
 
-// FirstMembers lists the users who came first among those with one of the memberships, but one.
-func (tx Tx) FirstMembers(room int64, memberships []string, but string, limit int) ([]string, error) {
-	return sql.Collect(tx.Tx, scanUser, `SELECT user_id FROM members
-		WHERE room = $1 AND membership = ANY($2) AND user_id <> $3 ORDER BY event LIMIT $4`, room, memberships, sql.Text(but), limit)
-}
-
-// SharingWith lists those of some users who are in a room together with a user.
-func (tx Tx) SharingWith(user string, others []string) ([]string, error) {
-	return sql.Collect(tx.Tx, scanUser, `SELECT DISTINCT b.user_id FROM members b
-		JOIN members a ON a.room = b.room AND a.user_id = $1 AND a.membership = 'join'
-		WHERE b.user_id = ANY($2) AND b.membership = 'join'`, sql.Text(user), escaped(others))
+// FirstMembers lists the users who came first among those with one of two memberships, but one.
+func (tx Tx) FirstMembers(room int64, one, other, but string, limit int) ([]string, error) {
+	return sql.Collect(tx.Tx, scanUser, `SELECT user_id FROM (
+		SELECT * FROM (SELECT user_id, first_event FROM members WHERE room = $1 AND membership = $2 AND user_id <> $4 ORDER BY first_event LIMIT $5) a
+		UNION ALL
+		SELECT * FROM (SELECT user_id, first_event FROM members WHERE room = $1 AND membership = $3 AND user_id <> $4 ORDER BY first_event LIMIT $5) b) x
+		ORDER BY first_event LIMIT $5`, room, one, other, sql.Text(but), limit)
 }
 
 // JoinedBy lists the rooms that some users are in, each once.

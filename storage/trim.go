@@ -44,7 +44,7 @@ func (db *DB) Trim(ctx context.Context, now time.Time) error {
 func (db *DB) trimFacts(ctx context.Context, now time.Time) (floor int64, err error) {
 	var below int64
 	err = db.Write(ctx, []string{"trim"}, func(tx Tx) error {
-		tx.Exec(`INSERT INTO fact_marks (ts, pos) SELECT $1, x.top FROM (SELECT max(pos) AS top FROM facts) x WHERE x.top IS NOT NULL
+		tx.Exec(`INSERT INTO fact_marks (ts, pos) SELECT $1, pos FROM facts WHERE pos = (SELECT max(pos) FROM facts)
 			ON CONFLICT (ts) DO NOTHING`, now.UnixMilli())
 		if err := tx.QueryRow(`SELECT COALESCE(max(pos), 0) FROM fact_marks WHERE ts <= $1`, now.Add(-factsKept).UnixMilli()).Scan(&below); err != nil {
 			return err

@@ -65,5 +65,5 @@ func (tx Tx) RoomsWithUnjudged(limit int) ([]string, error) {
 		var v string
 		err := r.Scan(&v)
 		return sql.Untext(v), err
-	}, `SELECT DISTINCT r.room_id FROM unjudged u JOIN rooms r ON r.nid = u.room LIMIT $1`, limit)
+	}, `SELECT room_id FROM rooms WHERE nid IN (SELECT room FROM unjudged) LIMIT $1`, limit)
 }

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"chancery/roomserver"
 	"chancery/storage"
@@ -142,4 +144,40 @@ func BenchmarkMessageToHundred(b *testing.B) {
 			b.ReportMetric(float64(statements)/float64(b.N)/100, "statements/member")
 		})
 	}
+}
+
+// The first sync of somebody in 200 rooms of a server that has others, too.
+func BenchmarkInitialSync(b *testing.B) {
+	for _, engine := range []string{"SQLite", "PostgreSQL"} {
+		b.Run(engine, func(b *testing.B) {
+			o := sqltest.SQLite
+			if engine == "PostgreSQL" {
+				o = sqltest.PostgreSQL
+			}
+			s := serve(b, o(b), 16<<20)
+			for i := range 200 {
+				room := s.Create(alice, nil)
+				for n := range 20 {
+					s.Say(alice, room, fmt.Sprint(i, " ", n))
+				}
+			}
+			s.get(alice, "")
+			b.ResetTimer()
+			before := cpuTime()
+			for range b.N {
+				if n := len(s.get(alice, "").Get("rooms.join").Map()); n != 200 {
+					b.Fatalf("%d rooms", n)
+				}
+			}
+			b.ReportMetric(float64((cpuTime()-before).Microseconds())/1000/float64(b.N), "cpu-ms/op")
+		})
+	}
+}
+
+func cpuTime() time.Duration {
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		panic(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }

@@ -90,7 +90,7 @@ func (a *answer) writeDeviceLists(body *writer) error {
 	delete(candidates, own)
 	sharing := map[string]bool{}
 	if len(candidates) > 0 {
-		found, err := a.tx.SharingWith(own, slices.Collect(maps.Keys(candidates)))
+		found, err := a.tx.SharingAmong(own, slices.Collect(maps.Keys(candidates)))
 		if err != nil {
 			return fmt.Errorf("read with whom the user shares rooms: %w", err)
 		}

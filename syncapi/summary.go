@@ -1,8 +1,6 @@
 package syncapi
 
 import (
-	"fmt"
-
 	"chancery/storage"
 
 	"github.com/tidwall/gjson"
@@ -19,23 +17,16 @@ type summary struct {
 const maxHeroes = 5
 
 func (a *answer) summarise(room storage.Room) (*summary, error) {
-	s := &summary{}
-	var err error
-	if s.joined, err = a.tx.CountMembers(room.NID, "join"); err != nil {
-		return nil, fmt.Errorf("count members: %w", err)
-	}
-	if s.invited, err = a.tx.CountMembers(room.NID, "invite"); err != nil {
-		return nil, fmt.Errorf("count the invited: %w", err)
-	}
+	s := &summary{joined: room.Joined, invited: room.Invited}
 	named, err := a.isNamed(room)
 	if err != nil || named {
 		return s, err
 	}
-	if s.heroes, err = a.tx.FirstMembers(room.NID, []string{"join", "invite"}, string(a.q.user), maxHeroes); err != nil {
+	if s.heroes, err = a.tx.FirstMembers(room.NID, "join", "invite", string(a.q.user), maxHeroes); err != nil {
 		return nil, err
 	}
 	if len(s.heroes) == 0 {
-		s.heroes, err = a.tx.FirstMembers(room.NID, []string{"leave", "ban"}, string(a.q.user), maxHeroes)
+		s.heroes, err = a.tx.FirstMembers(room.NID, "leave", "ban", string(a.q.user), maxHeroes)
 	}
 	if s.heroes == nil {
 		s.heroes = []string{}

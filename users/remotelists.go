@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 
 	"chancery"
@@ -197,22 +198,14 @@ func (s *Server) UserDevices(ctx context.Context, user id.UserID) (*peer.UserDev
 //
 // spec: c2s/getKeysChanges
 func (s *Server) DeviceListChanges(tx storage.Tx, user id.UserID, after, upTo int64) (changed, left []id.UserID, err error) {
-	sharing, err := tx.UsersSharing(string(user))
+	lists, err := tx.FactsOfDeviceLists(after, upTo)
 	if err != nil {
 		return nil, nil, err
 	}
-	shares := map[string]bool{string(user): true}
-	for _, u := range sharing {
-		shares[u] = true
-	}
-	now, gone := map[string]bool{}, map[string]bool{}
-	lists, err := tx.FactsOfKind(sql.FactDeviceList, after, upTo)
-	if err != nil {
-		return nil, nil, err
-	}
+	listed, met := map[string]bool{}, map[string]bool{}
 	for _, f := range lists {
-		if shares[f.User] && (f.Extra == "" || f.Extra == string(user)) {
-			now[f.User] = true
+		if f.Extra == "" || f.Extra == string(user) {
+			listed[f.User] = true
 		}
 	}
 	rooms, err := tx.RoomsOf(string(user), []string{"join", "leave", "ban"})
@@ -227,13 +220,6 @@ func (s *Server) DeviceListChanges(tx storage.Tx, user id.UserID, after, upTo in
 	if err != nil {
 		return nil, nil, err
 	}
-	met := func(u string) {
-		if shares[u] {
-			now[u] = true
-		} else {
-			gone[u] = true
-		}
-	}
 	own := map[int64]bool{}
 	for _, f := range facts {
 		if f.Kind == sql.FactRoomComplete {
@@ -246,7 +232,7 @@ func (s *Server) DeviceListChanges(tx storage.Tx, user id.UserID, after, upTo in
 		if f.User == string(user) {
 			own[f.Room] = true
 		} else {
-			met(f.User)
+			met[f.User] = true
 		}
 	}
 	for room := range own { // the user came or went: everybody there
@@ -255,7 +241,25 @@ func (s *Server) DeviceListChanges(tx storage.Tx, user id.UserID, after, upTo in
 			return nil, nil, err
 		}
 		for _, m := range members {
-			met(m.User)
+			met[m.User] = true
+		}
+	}
+	candidates := maps.Clone(listed)
+	maps.Copy(candidates, met)
+	sharing, err := tx.SharingAmong(string(user), slices.Collect(maps.Keys(candidates)))
+	if err != nil {
+		return nil, nil, err
+	}
+	now, gone := map[string]bool{}, map[string]bool{}
+	for _, u := range sharing {
+		now[u] = true
+	}
+	if candidates[string(user)] {
+		now[string(user)] = true // alone in no room, but with themself
+	}
+	for u := range met {
+		if !now[u] {
+			gone[u] = true
 		}
 	}
 	return sortedUsers(now), sortedUsers(gone), nil

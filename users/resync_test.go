@@ -272,7 +272,7 @@ func TestSigningKeysThatAreKnownAreNoNews(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
-				list, err := tx.FactsOfKind(sql.FactDeviceList, from, 1<<62)
+				list, err := tx.FactsOfDeviceLists(from, 1<<62)
 				facts = len(list)
 				return err
 			}); err != nil {

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"chancery/storage"
-	"chancery/storage/sql"
 	"chancery/test/client"
 )
 
@@ -187,7 +186,7 @@ func TestChangesOfTheDeviceListAreTold(t *testing.T) {
 		told := func() (n int) {
 			t.Helper()
 			err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
-				facts, err := tx.FactsOfKind(sql.FactDeviceList, 0, 1<<62)
+				facts, err := tx.FactsOfDeviceLists(0, 1<<62)
 				n = len(facts)
 				return err
 			})

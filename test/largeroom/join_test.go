@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"sync"
 	"testing"
+	"time"
 
 	"chancery/test/homeserver"
 	"chancery/test/largeroom"
@@ -51,10 +52,25 @@ func holdState(t *testing.T, room *largeroom.Room) *gate {
 	return g
 }
 
-// awaitWhole waits until nothing of a room is missing: /members waits for that.
+// awaitWhole waits until nothing of a room is missing: /members waits for that. Then as many are counted as are there.
 func awaitWhole(t *testing.T, u *homeserver.User, room *largeroom.Room) homeserver.Answer {
 	t.Helper()
-	return u.OK("GET", homeserver.Room(string(room.ID), "members"), nil)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) { // somebody may come in between
+		members := u.OK("GET", homeserver.Room(string(room.ID), "members"), nil)
+		var joined int64
+		for _, m := range members.Get("chunk").Array() {
+			if m.Get("content.membership").Str == "join" {
+				joined++
+			}
+		}
+		counted := u.OK("GET", "/_matrix/client/v1/room_summary/"+url.PathEscape(string(room.ID)), nil).Get("num_joined_members").Int()
+		if counted == joined {
+			return members
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d are joined, %d are counted", joined, counted)
+		}
+	}
 }
 
 // sameState holds the state that a server tells before an event against the room's own.
