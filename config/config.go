@@ -49,6 +49,7 @@ type Federation struct {
 	TrustedCA             []string      `yaml:"trusted_ca" path:"true" kind:"file" doc:"Further authorities for the certificates of peers, beside the system's and SSL_CERT_FILE."`
 	AllowPrivateAddresses bool          `yaml:"allow_private_addresses" default:"false" doc:"true lets this server connect to private and loopback addresses. For test networks."`
 	RetryMin              time.Duration `yaml:"retry_min" default:"30s" min:"100ms" doc:"How long after a failure a peer is tried again; each further failure doubles it."`
+	Notaries              []string      `yaml:"notaries" kind:"server" doc:"Servers that are asked for the keys of those that do not answer, and believed: host or host:port. Empty: none."`
 }
 
 type Database struct {

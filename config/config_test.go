@@ -96,7 +96,7 @@ client:
   listen: [8008]
   public_url: matrix.example
   listn: []
-federation: {retry_min: soon, tls: maybe, tls_cert: nowhere.pem}
+federation: {retry_min: soon, tls: maybe, tls_cert: nowhere.pem, notaries: ["no name"]}
 database:
   max_connections: 1
   url: mysql://root:hunter2@x
@@ -119,7 +119,7 @@ well_known: {support: {contacts: [{role: m.role.admin}, {rule: x}]}}
 	}
 	for _, want := range []string{
 		":1: server_name", ":3: client.listen", ":4: client.public_url", ":5: unknown key client.listn; did you mean listen?",
-		`:6: federation.retry_min: "soon" must be a duration`, `:6: federation.tls: "maybe" must be true or false`, ":6: federation.tls_cert: there is no file",
+		`:6: federation.retry_min: "soon" must be a duration`, `:6: federation.tls: "maybe" must be true or false`, ":6: federation.tls_cert: there is no file", ":6: federation.notaries",
 		":8: database.max_connections: 1 is less than 2", ":9: database.url", ":10: media.max_upload", ":11: rooms.default_version", ":12: log.level",
 		":13: trusted_proxies", ":14: metrics must have keys", ":15: server_name stands twice; first in line 1", ":16: unknown key colour",
 		":17: passwords.cost must be a text", ":18: nats.replicas: 9 is more than 5", ":19: registration.open has no value",

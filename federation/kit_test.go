@@ -90,6 +90,7 @@ type node struct {
 	dir       string
 	name      string
 	retry     time.Duration
+	notaries  []string
 	places    int // requests of the outbox at once, 0: as always
 	log       *zap.Logger
 	keys      *peer.Keys
@@ -170,7 +171,7 @@ func (n *node) start(l net.Listener) {
 			}
 		}})
 	fatal(err)
-	n.ring = peer.NewKeyRing(n.peer, n.keys, nil, nil)
+	n.ring = peer.NewKeyRing(n.peer, n.keys, nil, n.notaries)
 	n.reader = roomserver.NewReader(8 << 20)
 	n.rooms = roomserver.New(roomserver.Options{DB: n.db, Reader: n.reader, ServerName: n.name, KeyID: n.keys.Key().ID, Key: n.keys.Key().Private,
 		Peer: n.peer, Keys: n.ring, DefaultVersion: "12", PolicyServer: true, Log: log})

@@ -224,7 +224,7 @@ func (s *server) makeComponents(context.Context) (err error) {
 		return err
 	}
 	s.undo = append(s.undo, s.peer.Close)
-	ring := peer.NewKeyRing(s.peer, s.keys, keyStore{s.db}, nil)
+	ring := peer.NewKeyRing(s.peer, s.keys, keyStore{s.db}, s.cfg.Federation.Notaries)
 	key := s.keys.Key()
 	s.reader = roomserver.NewReader(readerBytes)
 	s.rooms = roomserver.New(roomserver.Options{PolicyServer: s.cfg.WellKnown.PolicyServer, DB: s.db, Reader: s.reader, ServerName: s.cfg.ServerName, KeyID: key.ID, Key: key.Private,
