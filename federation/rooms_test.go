@@ -5,9 +5,13 @@ import (
 	"slices"
 	"testing"
 
+	"chancery"
+	"chancery/federation/peer"
 	"chancery/roomserver"
+	"chancery/roomserver/event"
 	"chancery/storage"
 
+	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -184,6 +188,127 @@ func TestAKickReachesTheServerThatItPutsOut(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "bob's server knows that he is banned", func() bool { return b.membership(room, bob) == "ban" })
+	})
+}
+
+// Who may ask about the event that put them out may not ask beside it about what came later.
+//
+// spec: c2s#room-history-visibility
+func TestWhoWasPutOutIsToldOfNothingLater(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		if err := a.rooms.ChangeMember(t.Context(), roomserver.Change{Room: room, Sender: alice, Target: bob, Membership: "leave"}); err != nil {
+			t.Fatal(err)
+		}
+		kick, later := a.stateID(room, "m.room.member", string(bob)), a.say(alice, room, "secret")
+		if pdus, err := b.peer.Backfill(t.Context(), a.name, room, 10, []id.EventID{kick}); err != nil || len(pdus) < 3 {
+			t.Errorf("what led to the kick: %d events, %v", len(pdus), err)
+		}
+		for _, from := range [][]id.EventID{{later}, {kick, later}, {later, kick}, {kick, "$unknown"}} {
+			if pdus, err := b.peer.Backfill(t.Context(), a.name, room, 10, from); peer.StatusOf(err) != 403 {
+				t.Errorf("backfill: %s, %v", pdus, err)
+			}
+			if events, err := b.peer.GetMissingEvents(t.Context(), a.name, room, peer.MissingEvents{Latest: from, Limit: 10}); peer.StatusOf(err) != 403 {
+				t.Errorf("get_missing_events: %s, %v", events, err)
+			}
+		}
+	})
+}
+
+// A server that has left a room cannot tell any more who is in it.
+//
+// spec: s2s#restricted-rooms
+func TestNobodyIsLetInByARoomThatWeHaveLeft(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, charlie := a.user("alice"), b.user("charlie")
+		club := a.room(alice, nil)
+		b.join(charlie, club, a)
+		b.whole(club)
+		room := b.room(charlie, map[string]any{"m.room.join_rules": map[string]any{"join_rule": "restricted",
+			"allow": []any{map[string]any{"type": "m.room_membership", "room_id": club}}}})
+		mayJoin := func() error {
+			_, err := b.rooms.MakeMembership(t.Context(), a.name, room, alice, "join", []string{"12"})
+			return err
+		}
+		if err := mayJoin(); err != nil {
+			t.Fatalf("a member of the club: %v", err)
+		}
+		if err := b.rooms.Leave(t.Context(), charlie, club, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := mayJoin(); !chancery.IsCode(err, chancery.CodeUnableToAuthoriseJoin) {
+			t.Errorf("a member of the club when we were in it: %v", err)
+		}
+	})
+}
+
+// spec: s2s/sendJoinV2
+func TestWhatIsNoJoinIsNamedSo(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		made, err := b.peer.MakeJoin(t.Context(), a.name, room, bob, []id.RoomVersion{"12"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		auths := gjson.GetBytes(made.Event, "auth_events")
+		var cited []id.EventID
+		for _, v := range auths.Array() {
+			cited = append(cited, id.EventID(v.Str))
+		}
+		prev := []id.EventID{id.EventID(gjson.GetBytes(made.Event, "prev_events.0").Str)}
+		ours, theirs := b.invite("12", room, bob, bob, prev, cited), b.invite("12", room, alice, alice, prev, cited)
+		for what, ev := range map[string]*event.Event{"an invite": ours, "of a user of another server": theirs} {
+			_, err := b.peer.SendJoin(t.Context(), a.name, room, ev.ID(), ev.JSON(), false)
+			if peer.StatusOf(err) != 400 || !chancery.IsCode(err, chancery.CodeInvalidParam) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	})
+}
+
+// A server that is not in the room, or not any more, does not keep us from asking the others.
+//
+// spec: c2s/knockRoom
+func TestKnockingTriesTheNextServer(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		elsewhere := newNode(t, a.authority, sqliteOf(t))
+		room := a.room(a.user("alice"), map[string]any{"m.room.join_rules": map[string]any{"join_rule": "knock"}})
+		if err := b.rooms.Knock(t.Context(), roomserver.Join{User: b.user("bob"), Room: room, Via: []string{elsewhere.name, a.name}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.membership(room, b.user("bob")); got != "knock" {
+			t.Errorf("bob is %q", got)
+		}
+	})
+}
+
+// A room whose first server is gone can be joined by who knows somebody with its keys.
+//
+// spec: s2s#querying-keys-through-another-server
+func TestARoomOutlivesTheServerThatMadeIt(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice := a.user("alice")
+		room := a.room(alice, nil)
+		b.join(b.user("bob"), room, a)
+		b.whole(room)
+		c := newNode(t, a.authority, sqliteOf(t))
+		a.deaf.Store(true)
+		join := roomserver.Join{User: c.user("carol"), Room: room, Via: []string{b.name}}
+		if err := c.rooms.Join(t.Context(), join); err == nil {
+			t.Fatal("the create event was believed without a key")
+		}
+		c.halt()
+		c.notaries = []string{b.name}
+		c.again()
+		if err := c.rooms.Join(t.Context(), join); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.membership(room, alice); got != "join" {
+			t.Errorf("who made the room is %q", got)
+		}
 	})
 }
 

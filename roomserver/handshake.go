@@ -171,15 +171,15 @@ func (s *Server) TakeMembership(ctx context.Context, origin string, roomID id.Ro
 	case ev.RoomID() != roomID:
 		return nil, chancery.InvalidParam("the event is of another room")
 	case ev.Type() != "m.room.member" || !isState || key != string(ev.Sender()) || ev.Membership() != membership:
-		return nil, chancery.BadJSON("the event is not a %s of its sender", membership)
+		return nil, chancery.InvalidParam("the event is not a %s of its sender", membership)
 	case ev.Sender().Homeserver() != origin:
-		return nil, chancery.Forbidden("the sender is not of your server")
+		return nil, chancery.InvalidParam("the sender is not of your server")
 	}
 	if ev, err = s.letIn(ctx, ev, membership); err != nil {
 		return nil, err
 	}
 	if errs := s.verify(ctx, []*event.Event{ev}); errs[0] != nil {
-		return nil, chancery.Forbidden("the event's signature does not hold").Because(errs[0])
+		return nil, chancery.InvalidParam("the event's signature does not hold").Because(errs[0])
 	}
 	taken := &Taken{}
 	err = s.withOpinion(ctx, func() error {

@@ -74,12 +74,8 @@ func (s *Server) inviteRemote(ctx context.Context, n NewEvent, server string) er
 		return err
 	}
 	raw, err := s.Peer.Invite(ctx, server, n.Room, ev.ID(), peer.Invite{RoomVersion: id.RoomVersion(ev.Version().Name), Event: ev.JSON(), State: stripped})
-	if chancery.IsCode(err, chancery.CodeMissingParam) || chancery.IsCode(err, chancery.CodeInvalidParam) {
-		// The client can do nothing about what is between the servers. spec: s2s/sendInviteV2
-		return chancery.Errorf(502, chancery.CodeUnknown, "the other server does not understand the invite").Because(err)
-	}
 	if err != nil {
-		return asAnswer(err)
+		return asAnswer(betweenServers(err))
 	}
 	theirs, err := event.Parse(ev.Version(), raw)
 	if err != nil || theirs.ID() != ev.ID() {

@@ -52,11 +52,16 @@ func (s *Server) Knock(ctx context.Context, j Join) error {
 	defer cancel()
 	var last error
 	for _, server := range servers[:min(len(servers), maxAsked)] {
-		if last = s.knockThrough(ctx, server, j, content); last == nil {
+		err := s.knockThrough(ctx, server, j, content)
+		if err == nil {
 			return nil
 		}
-		s.Log.Info("could not knock through a server", zap.String("server", server), zap.Error(last))
-		if isRefusal(last) {
+		s.Log.Info("could not knock through a server", zap.String("server", server), zap.Error(err))
+		if isRefusal(err) || !isRefusal(last) {
+			last = err
+		}
+		// A server that is not in the room says nothing for those that are.
+		if isRefusal(err) && !chancery.IsCode(err, chancery.CodeNotFound) {
 			break
 		}
 	}

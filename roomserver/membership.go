@@ -140,7 +140,7 @@ func (r *room) isRestricted(rule string) bool {
 }
 
 // inAllowedRoom says whether the user is in one of the rooms that a restricted join rule names; known is
-// false when we are not in all of those rooms and so cannot tell.
+// false when we are not in all of those rooms, or in part only, and so cannot tell.
 func (r *room) inAllowedRoom(user id.UserID, rule *Stored) (allowed, known bool, err error) {
 	known = true
 	err = r.read(func(tx storage.Tx) error {
@@ -149,19 +149,24 @@ func (r *room) inAllowedRoom(user id.UserID, rule *Stored) (allowed, known bool,
 			if err != nil {
 				return err
 			}
+			if ok { // of a room that we have left we know only who was in it then
+				if ok, err = tx.ServerIsIn(other.NID, r.s.ServerName); err != nil {
+					return err
+				}
+			}
 			if !ok {
 				known = false
 				continue
 			}
-			if m, ok, err := tx.Member(other.NID, string(user)); err != nil {
+			m, ok, err := tx.Member(other.NID, string(user))
+			if err != nil {
 				return err
-			} else if ok && m.Membership == "join" {
+			}
+			if ok && m.Membership == "join" {
 				allowed = true
 				return nil
 			}
-			if here, err := tx.ServerIsIn(other.NID, r.s.ServerName); err != nil {
-				return err
-			} else if !here {
+			if !ok && other.Partial {
 				known = false
 			}
 		}

@@ -75,6 +75,16 @@ func asAnswer(err error) error {
 	return chancery.Errorf(502, chancery.CodeUnknown, "no other server could help").Because(err)
 }
 
+// betweenServers keeps from the client what another server says of the form of our event: nothing can be done about it.
+//
+// spec: s2s/sendJoinV2, s2s/sendInviteV2
+func betweenServers(err error) error {
+	if chancery.IsCode(err, chancery.CodeMissingParam) || chancery.IsCode(err, chancery.CodeInvalidParam) {
+		return chancery.Errorf(502, chancery.CodeUnknown, "the other server does not understand our event").Because(err)
+	}
+	return err
+}
+
 // whoKnows lists the servers to ask about a room: those named, the inviter's, and those we know in it.
 func (s *Server) whoKnows(ctx context.Context, user id.UserID, roomID id.RoomID, via []string) ([]string, error) {
 	servers := slices.Clone(via)
@@ -122,7 +132,7 @@ func (s *Server) joinThrough(ctx context.Context, server string, made *peer.Temp
 	}
 	answer, err := s.Peer.SendJoin(ctx, server, j.Room, ev.ID(), ev.JSON(), omit)
 	if err != nil {
-		return err
+		return betweenServers(err)
 	}
 	// A restricted join comes back with the signature of the server that let us in.
 	if len(answer.Event) > 0 {

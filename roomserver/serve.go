@@ -17,8 +17,8 @@ type Asked struct {
 	r *room
 }
 
-// For runs fn for a server that asks about a room: refused unless it has a member there, or had one until an event
-// that the question is about put them out. That server is told of this event, and must be able to place it.
+// For runs fn for a server that asks about a room: refused unless it has a member there, or had one until what
+// the question is about put them out. That server is told of this event, and must be able to place it.
 //
 // spec: s2s#server-access-control-lists-acls
 func (s *Server) For(ctx context.Context, origin string, roomID id.RoomID, fn func(Asked) error, about ...id.EventID) error {
@@ -39,27 +39,32 @@ func (s *Server) For(ctx context.Context, origin string, roomID id.RoomID, fn fu
 	})
 }
 
-// putOutBy says whether one of some events ended the membership of a user of a server.
+// putOutBy says whether each of some events ended the membership of a user of a server. Beside such an event nothing
+// else may be asked about: what lies below another one may have come later.
 func (r *room) putOutBy(server string, events []id.EventID) (bool, error) {
 	found, err := r.eventsByID(events)
 	if err != nil {
 		return false, err
 	}
-	for _, ev := range found {
+	for _, v := range events {
+		ev := found[v]
+		if ev == nil {
+			return false, nil
+		}
 		user, isState := ev.StateKey()
 		if !isState || ev.Type() != "m.room.member" || ev.Membership() == "join" || id.UserID(user).Homeserver() != server || ev.Status != storage.Accepted {
-			continue
+			return false, nil
 		}
 		k := Key{"m.room.member", user}
 		before, err := r.stateAt(ev.Before, []Key{k})
 		if err != nil {
 			return false, err
 		}
-		if was := before[k]; was != nil && was.Membership() == "join" {
-			return true, nil
+		if was := before[k]; was == nil || was.Membership() != "join" {
+			return false, nil
 		}
 	}
-	return false, nil
+	return len(events) > 0, nil
 }
 
 // Version is the room's version.
