@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -294,6 +295,37 @@ func TestBackfillOfUnrelatedEventsStoresNothing(t *testing.T) {
 		if asked := e.requests("backfill"); asked > 5 {
 			t.Errorf("backfill was asked for %d times", asked)
 		}
+	})
+}
+
+// History has events that name more prev events than is allowed by now: refused, they would end it.
+//
+// spec: s2s/backfillRoom
+func TestHistoryIsNotRefusedForItsManyPrevEvents(t *testing.T) {
+	attack(t, "12", func(t *testing.T, e *evil) {
+		var v map[string]any
+		if err := json.Unmarshal(e.says("of the past", nil).JSON(), &v); err != nil {
+			t.Fatal(err)
+		}
+		v["prev_events"], v["signatures"] = slices.Repeat([]id.EventID{e.join}, 21), map[string]any{}
+		past, err := event.ParsePast(e.version, rehashed(string(content(v))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := e.keys.Key()
+		if past, err = past.Sign(e.name, key.ID, key.Private); err != nil {
+			t.Fatal(err)
+		}
+		ev := e.says("above a gap", func(p *event.Proto) { p.PrevEvents = []id.EventID{past.ID()} })
+		e.hasNot("get_missing_events", "state", "state_ids")
+		e.tells("backfill", map[string]any{"origin": e.name, "origin_server_ts": 1, "pdus": rawList(ev.JSON(), past.JSON())})
+		e.sends(ev)
+		e.want("what builds on it", ev, storage.Accepted)
+		// Whoever is at work on the gap at this moment may have been first.
+		if _, err := e.victim.rooms.Backfill(t.Context(), e.room, 1<<60, 100); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the event of the past is there", func() bool { return e.status(past) == storage.Accepted })
 	})
 }
 

@@ -57,10 +57,14 @@ func (s *Server) verify(ctx context.Context, events []*event.Event) []error {
 // ofRoom keeps what is an event of the room, and of an answer that is longer than it may be only the beginning;
 // signatures are not looked at.
 func ofRoom(version *event.Version, roomID id.RoomID, raw []json.RawMessage, limit int) []*event.Event {
+	return ofRoomBy(event.Parse, version, roomID, raw, limit)
+}
+
+func ofRoomBy(parse func(*event.Version, []byte) (*event.Event, error), version *event.Version, roomID id.RoomID, raw []json.RawMessage, limit int) []*event.Event {
 	raw = raw[:min(len(raw), limit)]
 	events := make([]*event.Event, 0, len(raw))
 	for _, text := range raw {
-		if ev, err := event.Parse(version, text); err == nil && ev.RoomID() == roomID {
+		if ev, err := parse(version, text); err == nil && ev.RoomID() == roomID {
 			events = append(events, ev)
 		}
 	}
@@ -364,5 +368,5 @@ func (s *Server) askBackfill(ctx context.Context, server string, roomID id.RoomI
 	if err != nil {
 		return nil, err
 	}
-	return ofRoom(version, roomID, raw, limit+len(from)), nil
+	return ofRoomBy(event.ParsePast, version, roomID, raw, limit+len(from)), nil
 }

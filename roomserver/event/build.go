@@ -2,6 +2,7 @@ package event
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -89,7 +90,7 @@ func Build(v *Version, p Proto, server string, keyID string, key ed25519.Private
 	if err != nil {
 		return nil, err
 	}
-	if err := e.limits(true); err != nil { // what we make keeps to the limits as they are written
+	if err := cmp.Or(e.limits(true), e.counts()); err != nil { // what we make keeps to the limits as they are written
 		return nil, err
 	}
 	if v.EventIDFormat != IDFromSender {

@@ -353,6 +353,12 @@ func TestBadEventsAreRefused(t *testing.T) {
 		}
 	}
 	good := build(t, v11, "m.room.message", nil, `{"body":"hi"}`)
+	// spec: s2s/backfillRoom
+	for _, change := range []map[string]any{{"prev_events": many(21)}, {"auth_events": many(11)}} {
+		if _, err := ParsePast(v11, rehash(t, v11, with(t, good, change))); err != nil {
+			t.Errorf("of the past: %v", err)
+		}
+	}
 	for _, change := range []map[string]any{
 		{"hashes": nil}, {"hashes": map[string]any{}}, {"hashes": map[string]any{"sha256": 1}}, {"hashes": "x"}, {"signatures": nil},
 		{"signatures": []int{}}, {"signatures": map[string]any{"x": 1}}, {"signatures": map[string]any{"x": map[string]any{"ed25519:1": 1}}},

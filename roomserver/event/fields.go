@@ -128,10 +128,6 @@ func (e *Event) check(hasRoom bool) error {
 		return chancery.InvalidParam("room_id of the event is no room ID of its version")
 	case e.id != "" && !v.validEventID(string(e.id)):
 		return chancery.InvalidParam("event_id of the event is no event ID of its version")
-	case len(e.prev) > maxPrevEvents:
-		return chancery.InvalidParam("the event has more than %d prev_events", maxPrevEvents)
-	case len(e.auth) > maxAuthEvents:
-		return chancery.InvalidParam("the event has more than %d auth_events", maxAuthEvents)
 	}
 	for _, refs := range [][]id.EventID{e.prev, e.auth} {
 		for _, ref := range refs {
@@ -142,6 +138,19 @@ func (e *Event) check(hasRoom bool) error {
 				return chancery.InvalidParam("the event names an event with an ID that is none")
 			}
 		}
+	}
+	return nil
+}
+
+// counts refuses an event that names too many others.
+//
+// spec: rooms/v4#event-format
+func (e *Event) counts() error {
+	switch {
+	case len(e.prev) > maxPrevEvents:
+		return chancery.InvalidParam("the event has more than %d prev_events", maxPrevEvents)
+	case len(e.auth) > maxAuthEvents:
+		return chancery.InvalidParam("the event has more than %d auth_events", maxAuthEvents)
 	}
 	return nil
 }

@@ -29,6 +29,20 @@ var transportKeys = []string{"unsigned", "age", "age_ts", "outlier", "destinatio
 //
 // spec: s2s#checks-performed-on-receipt-of-a-pdu, s2s#validating-hashes-and-signatures-on-received-events
 func Parse(v *Version, raw []byte) (*Event, error) {
+	e, err := ParsePast(v, raw)
+	if err == nil {
+		err = e.counts()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// ParsePast is Parse for history, where events may name more others than is allowed by now.
+//
+// spec: s2s/backfillRoom
+func ParsePast(v *Version, raw []byte) (*Event, error) {
 	if len(raw) > maxRaw {
 		return nil, chancery.TooLarge("the event is larger than %d bytes", maxSize)
 	}
