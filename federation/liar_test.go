@@ -3,6 +3,7 @@ package federation_test
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"runtime"
 	"slices"
@@ -295,6 +296,17 @@ func TestBackfillOfUnrelatedEventsStoresNothing(t *testing.T) {
 		if asked := e.requests("backfill"); asked > 5 {
 			t.Errorf("backfill was asked for %d times", asked)
 		}
+	})
+}
+
+// Up to version 5 depths reach as far as integers do: what comes next must not fall below zero.
+//
+// spec: rooms/v4#event-format
+func TestTheGreatestDepthDoesNotStopARoom(t *testing.T) {
+	attack(t, "5", func(t *testing.T, e *evil) {
+		ev := e.says("at the bottom", func(p *event.Proto) { p.Depth = math.MaxInt64 })
+		e.sends(ev)
+		e.want("the event", ev, storage.Accepted)
 	})
 }
 

@@ -240,7 +240,7 @@ func (r *room) proto(n NewEvent, root state.Root) (event.Proto, authState, error
 		p.PrevEvents = name(p.PrevEvents, e)
 		p.Depth = max(p.Depth, e.Depth())
 	}
-	p.Depth = min(p.Depth+1, maxDepth)
+	p.Depth = min(p.Depth, maxDepth-1) + 1
 	return p, auths, nil
 }
 
