@@ -118,7 +118,7 @@ func (s *Server) receiveReceipts(ctx context.Context, origin string, content jso
 				if len(r.Events) == 0 || user.Homeserver() != origin || !s.maySpeak(ctx, origin, room, spoken) {
 					continue
 				}
-				list = append(list, users.Receipt{User: user, Room: room, Type: typ, Event: r.Events[0], Thread: r.Data.Thread})
+				list = append(list, users.Receipt{User: user, Room: room, Type: typ, Event: r.Events[0], Thread: r.Data.Thread, TS: r.Data.TS})
 			}
 		}
 	}

@@ -27,6 +27,15 @@ type Receipt struct {
 	Type   string
 	Event  id.EventID
 	Thread string // "": unthreaded; main; or the root's event ID
+	TS     int64  // milliseconds, when another server's user read it; 0: it does not say
+}
+
+// at is when a receipt was made, by the word of its server as far as that can be.
+func (r Receipt) at() int64 {
+	if now := now(); r.TS <= 0 || r.TS > now {
+		return now
+	}
+	return r.TS
 }
 
 // SetReceipts moves receipts and read markers of one of our users in one room.
@@ -267,7 +276,7 @@ func receiveReceipts(tx storage.Tx, roomID id.RoomID, origin string, receipts []
 			continue
 		}
 		if err := moveReceipt(tx, storage.Receipt{Room: room.NID, User: string(r.User), Type: r.Type, Thread: r.Thread,
-			EventID: string(r.Event), Ord: ord, TS: now()}); err != nil {
+			EventID: string(r.Event), Ord: ord, TS: r.at()}); err != nil {
 			return err
 		}
 	}
