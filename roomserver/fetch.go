@@ -166,16 +166,66 @@ func (s *Server) judged(ctx context.Context, roomID id.RoomID, ids []id.EventID)
 	return is, err
 }
 
-// fetchAuth asks for the auth chain of an event.
+// fetchAuth asks for what an event cites and we do not have: for a few events one by one, and for what these cite, since
+// the rest of a chain is mostly here; else for the whole auth chain, which may be thousands.
 func (s *Server) fetchAuth(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) ([]*event.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
+	few, ok, err := s.fetchCited(ctx, origin, ev)
+	if err != nil || ok {
+		return few, err
+	}
 	raw, err := s.Peer.GetEventAuth(ctx, origin, roomID, ev.ID())
 	if err != nil {
 		return nil, err
 	}
 	chain := inChain(ev.AuthEvents(), ofRoom(ev.Version(), roomID, raw, maxAuthChain))
 	return s.verified(ctx, chain, nil), nil
+}
+
+// How many events that are missing of an auth chain are asked for one by one, and how far down.
+const (
+	fewCited  = 3
+	citedDeep = 3
+)
+
+// fetchCited asks for what is missing of an event's auth chain one by one; ok is false when that is more than a few
+// events, or one of them does not come.
+//
+// spec: s2s/getEvent
+func (s *Server) fetchCited(ctx context.Context, server string, ev *event.Event) (chain []*event.Event, ok bool, err error) {
+	room, err := s.rowOf(ctx, ev.RoomID())
+	if err != nil {
+		return nil, false, err
+	}
+	asked := map[id.EventID]bool{}
+	cited := ev.AuthEvents()
+	for range citedDeep {
+		have, err := s.standings(ctx, room, cited)
+		if err != nil {
+			return nil, false, err
+		}
+		var missing []id.EventID
+		for _, v := range cited {
+			if _, here := have[v]; !here && !asked[v] {
+				asked[v] = true
+				missing = append(missing, v)
+			}
+		}
+		if len(missing) == 0 || len(missing) > fewCited {
+			return chain, len(missing) == 0, nil
+		}
+		got := s.fetchEvents(ctx, server, ev.Version(), ev.RoomID(), missing)
+		got = slices.DeleteFunc(got, func(e *event.Event) bool { return !slices.Contains(missing, e.ID()) })
+		if len(got) < len(missing) {
+			return nil, false, nil
+		}
+		cited = nil
+		for _, e := range got {
+			chain, cited = append(chain, e), append(cited, e.AuthEvents()...)
+		}
+	}
+	return nil, false, nil
 }
 
 // inChain keeps the events that others cite, and those that these cite, and so on.

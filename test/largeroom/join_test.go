@@ -116,6 +116,9 @@ func TestLargeRoomIsUsedBeforeItIsWhole(t *testing.T) {
 		if a := room.Tell(t, s, said); a.Get("pdus").Map()[string(said.ID())].Get("error").Exists() {
 			t.Fatalf("%s", a)
 		}
+		if n := room.Requests("event_auth"); n != 0 {
+			t.Errorf("a whole auth chain was asked for, %d times, and all but who speaks is here", n)
+		}
 		lazy := alice.OK("GET", "/_matrix/client/v3/sync?filter="+url.QueryEscape(`{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":50}}}`), nil)
 		path := "rooms.join." + escape(string(room.ID))
 		if n := len(lazy.Get(path + ".timeline.events").Array()); n < 3 {

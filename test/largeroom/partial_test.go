@@ -148,13 +148,13 @@ func TestMembersNotKnownYetTypeAndRead(t *testing.T) {
 		}
 		user := room.User(7)
 		tellEDU(t, here, s, "m.typing", J{"room_id": room.ID, "user_id": user, "typing": true})
-		tellEDU(t, here, s, "m.receipt", J{string(room.ID): J{"m.read": J{string(user): J{"event_ids": []id.EventID{message.ID()}, "data": J{"ts": 1}}}}})
+		tellEDU(t, here, s, "m.receipt", J{string(room.ID): J{"m.read": J{string(user): J{"event_ids": []id.EventID{message.ID()}, "data": J{"ts": 1436451550453}}}}})
 		shown := lazySync(alice, "").Get("rooms.join." + escape(string(room.ID)) + ".ephemeral.events")
 		if got := shown.Get(`#(type="m.typing").content.user_ids`).Raw; got != `["`+string(user)+`"]` {
 			t.Errorf("%s type, want %s: %s", got, user, shown)
 		}
-		if got := shown.Get(`#(type="m.receipt").content`).Map()[string(message.ID())].Get(`m\.read`).Map(); len(got) != 1 || !got[string(user)].Exists() {
-			t.Errorf("%v have read the message, want %s: %s", got, user, shown)
+		if got := shown.Get(`#(type="m.receipt").content`).Map()[string(message.ID())].Get(`m\.read`).Map(); len(got) != 1 || got[string(user)].Get("ts").Int() != 1436451550453 {
+			t.Errorf("%v have read the message, want %s, and when: %s", got, user, shown)
 		}
 		held.Open()
 		awaitWhole(t, alice, room)
@@ -244,9 +244,23 @@ func TestServersHearOfDevicesThoughTheySeemedToBeOut(t *testing.T) {
 			t.Fatal("what a part of the state allows is not shown")
 		}
 		rename("while it seems to be out")
+		said := room.Make(t, 2, "m.room.message", nil, J{"msgtype": "m.text", "body": "I am not out"}, func(p *event.Proto) {
+			p.PrevEvents, p.Depth = []id.EventID{out.ID()}, out.Depth()+1
+		})
+		if a := room.Tell(t, s, said); a.Get("pdus").Map()[string(said.ID())].Get("error").Exists() {
+			t.Errorf("what waits for the whole state is refused: %s", a)
+		}
+		if shown(alice, room, said.ID()) {
+			t.Error("what a part of the state refuses is shown")
+		}
 		held.Open()
 		awaitWhole(t, alice, room)
 		hears("while it seems to be out")
+		for late := time.Now().Add(time.Minute); !shown(alice, room, said.ID()); time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(late) {
+				t.Fatal("what the whole state allows is not shown")
+			}
+		}
 	})
 }
 
