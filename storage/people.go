@@ -29,8 +29,8 @@ const (
 	peopleRooms    = 20    // rooms looked into at a time
 )
 
-// People walks the users that a user may find, each once: those with whom they share a room, themselves too, then those
-// in rooms that are open to all or in the room directory, in either the newest rooms first, some at a time. Where there are more members than
+// People walks the users that a user may find, each once: those with whom they share a room, then those in rooms that are
+// open to all or in the room directory, in either the newest rooms first, some at a time. Where there are more members than
 // the bounds let it see, the rest is not found but by the whole user ID, which named may be, and all is false. Of our own
 // users it gives the profile and never what they call themselves in a room, of others what they call themselves in the
 // newest room.
@@ -43,7 +43,7 @@ func (tx Tx) people(user, server, named string, most int, each func(Person)) (al
 	if err != nil {
 		return false, err
 	}
-	told := map[string]bool{}
+	told := map[string]bool{user: true}
 	tell := func(members []roomPerson) {
 		slices.SortFunc(members, func(x, y roomPerson) int { return cmp.Compare(y.room, x.room) })
 		for _, v := range members {
