@@ -223,6 +223,16 @@ func (s *Server) placeHistory(ctx context.Context, server string, roomID id.Room
 		}
 		below := belowGap(gap.missing, events, isHere)
 		chain = without(below, belowGap(gap.lower, events, isHere))
+		// What is older than our first event, by its sender's word, is of the past, whatever built on it since: above
+		// that event it would end the history of who reads back to the room's beginning.
+		err = r.read(func(tx storage.Tx) error {
+			first, floor, ok, err := r.lowest(tx)
+			chain = slices.DeleteFunc(chain, func(ev *event.Event) bool { return ok && gap.ord > first && ev.Depth() < floor })
+			return err
+		})
+		if err != nil {
+			return err
+		}
 		if len(chain) == 0 && len(below) > 0 && placed == 0 {
 			return errOfLowerGap
 		}

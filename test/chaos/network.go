@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"regexp"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ type network struct {
 	ways  map[[2]string]*way
 	r     *rand.Rand
 	gates []*gate
+	slow  time.Duration // of a question for a state, at most
 }
 
 // way is how requests get from one server to another. Of many requests one is lost: 0 loses none.
@@ -87,6 +89,23 @@ func (n *network) set(from, to string, w way) {
 	n.ways[[2]string{from, to}] = &w
 }
 
+// slowStates makes questions for a state slow.
+func (n *network) slowStates(most time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.slow = most
+}
+
+// slowness is how long a question takes longer than others.
+func (n *network) slowness(path string) time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.slow == 0 || !strings.Contains(path, "/federation/v1/state") {
+		return 0
+	}
+	return time.Duration(n.r.Int64N(int64(n.slow)))
+}
+
 // heal opens all ways.
 func (n *network) heal() {
 	n.mu.Lock()
@@ -143,7 +162,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	way := g.net.is(from, g.name)
-	pause(r.Context(), g.net.upTo(way.delay))
+	pause(r.Context(), g.net.upTo(way.delay)+g.net.slowness(r.URL.Path))
 	for way = g.net.is(from, g.name); way.cut; way = g.net.is(from, g.name) {
 		if !way.silent {
 			panic(http.ErrAbortHandler)

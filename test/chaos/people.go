@@ -171,7 +171,7 @@ func (p *person) act(ctx context.Context) {
 		}
 	case n == 13 && p.steady:
 		state("m.room.power_levels", "", p.w.levels(room, p.r))
-	case n == 14 && p.steady:
+	case n == 14 && p.steady && !p.w.late: // who comes late may be refused else, where that is heard first
 		state("m.room.join_rules", "", J{"join_rule": []string{"public", "public", "invite"}[p.r.IntN(3)]})
 	case n == 15:
 		if p.steady {

@@ -38,6 +38,7 @@ type plan struct {
 	history  []string // of each room
 	flood    int      // messages in a burst
 	banned   int      // strangers who are banned from each room: members enough that others join it in part
+	late     bool     // the people of the last server come while the weather is bad, and states are slow to get
 	acts     int      // of each person
 	calm     time.Duration
 }
@@ -61,11 +62,17 @@ func planOf(seed uint64) plan {
 	if seed%4 != 2 {
 		p.banned = 60
 	}
+	if seed%5 == 0 {
+		p.late, p.banned = true, 60
+		for i := range p.history { // who comes late reads what was before
+			p.history[i] = []string{"shared", "world_readable"}[i%2]
+		}
+	}
 	return p
 }
 
 func (p plan) String() string {
-	return fmt.Sprintf("seed %d: %d servers (PostgreSQL %v), rooms of versions %v with history %v, floods of %d, %d banned", p.seed, p.servers, p.postgres, p.versions, p.history, p.flood, p.banned)
+	return fmt.Sprintf("seed %d: %d servers (PostgreSQL %v), rooms of versions %v with history %v, floods of %d, %d banned, the last server late: %v", p.seed, p.servers, p.postgres, p.versions, p.history, p.flood, p.banned, p.late)
 }
 
 // world is one run.
@@ -124,6 +131,9 @@ func begin(t *testing.T, p plan) *world {
 			owner.OK("PUT", homeserver.Room(r.id, "state", "m.room.member", fmt.Sprintf("@stranger%d:elsewhere.example", n)), J{"membership": "ban"})
 		}
 		for _, u := range slices.Concat(w.steady, w.wild) {
+			if w.isLate(u) {
+				continue
+			}
 			if u.Server == owner.Server {
 				if u != owner {
 					u.Join(r.id)
@@ -135,6 +145,18 @@ func begin(t *testing.T, p plan) *world {
 		r.creator(owner, w)
 	}
 	return w
+}
+
+// isLate says that somebody comes only when the weather is bad.
+func (w *world) isLate(p *person) bool { return w.late && p.Server == w.servers[len(w.servers)-1] }
+
+// arrive brings somebody into all rooms, however often it takes, until ctx ends.
+func (p *person) arrive(ctx context.Context) {
+	for _, r := range p.w.rooms {
+		for ctx.Err() == nil && !p.join(ctx, r) {
+			pause(ctx, 100*time.Millisecond)
+		}
+	}
 }
 
 // creator gives the steady users their power.
@@ -168,8 +190,14 @@ func (w *world) levels(r *room, rnd *rand.Rand) J {
 func (w *world) storm() {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	defer cancel()
-	var people, weather sync.WaitGroup
+	var people, weather, arrivals sync.WaitGroup
+	if w.late {
+		w.net.slowStates(3 * time.Second)
+	}
 	for _, p := range slices.Concat(w.steady, w.wild) {
+		if w.isLate(p) {
+			arrivals.Go(func() { p.arrive(ctx) })
+		}
 		people.Go(func() {
 			for range w.acts {
 				p.act(ctx)
@@ -186,6 +214,7 @@ func (w *world) storm() {
 	people.Wait()
 	cancel()
 	weather.Wait()
+	arrivals.Wait()
 }
 
 // blow is one change of the weather.
@@ -304,6 +333,20 @@ func (w *world) differences(r *room) (out []string) {
 // settle heals everything, lets somebody of each server speak, and waits until all say the same.
 func (w *world) settle() {
 	w.net.heal()
+	w.net.slowStates(0)
+	ctx, cancel := context.WithTimeout(w.t.Context(), settleTime)
+	defer cancel()
+	for _, p := range w.steady {
+		if w.isLate(p) { // by now anybody may be kept out
+			for _, r := range w.rooms {
+				r.owner.try(ctx, "unban", "POST", homeserver.Room(r.id, "unban"), J{"user_id": p.ID})
+				r.owner.try(ctx, "invite", "POST", homeserver.Room(r.id, "invite"), J{"user_id": p.ID})
+			}
+			if p.arrive(ctx); ctx.Err() != nil {
+				w.t.Errorf("%s does not get into the rooms", p.ID)
+			}
+		}
+	}
 	for _, p := range slices.Concat(w.steady, w.wild) {
 		p.repeat(w.t.Context())
 	}
