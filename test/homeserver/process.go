@@ -91,6 +91,14 @@ func (s *Server) startProcess() error {
 	}
 }
 
+// Verb runs a verb of the operator's on this server, whether it is up or not, and gives what it said.
+func (s *Server) Verb(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, Binary(s.t), args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir()}, s.env...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // Spawn starts a command that ends with the test binary, also when that panics or is killed. The channel tells
 // how the command ended.
 func Spawn(cmd *exec.Cmd) (<-chan error, error) {
