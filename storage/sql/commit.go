@@ -5,17 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/zap"
+	"zombiezen.com/go/sqlite"
 )
 
 // ErrUnknownOutcome is a commit that was sent and never answered: it may stand or not.
 // Whoever has built on it raises its own fence, which waits for the lost transaction, and
 // reads again.
-var ErrUnknownOutcome = errors.New("the connection was lost during COMMIT: it is not known whether it happened")
+var ErrUnknownOutcome = errors.New("COMMIT was not answered with success: it is not known whether it happened")
 
 const (
 	groupFunctions  = 256
@@ -172,6 +174,7 @@ func (db *DB) runGroup(ctx context.Context, group []*Pending) (rest []*Pending) 
 	case err == nil:
 		db.committed(ran)
 	case errors.Is(err, ErrUnknownOutcome):
+		db.noteIll(err)
 		for _, p := range ran {
 			p.fail(err)
 		}
@@ -232,7 +235,21 @@ func (db *DB) runAlone(ctx context.Context, p *Pending) {
 		}
 		time.Sleep(time.Duration(try) * 5 * time.Millisecond)
 	}
+	db.noteIll(err)
 	p.fail(err)
+}
+
+// noteIll remembers that the database could not take a write, for whoever probes it.
+func (db *DB) noteIll(err error) {
+	var told *pgconn.PgError
+	full := errors.As(err, &told) && (strings.HasPrefix(told.Code, "53") || strings.HasPrefix(told.Code, "58")) // resources, its system
+	switch sqlite.ErrCode(err).ToPrimary() {
+	case sqlite.ResultFull, sqlite.ResultIOErr, sqlite.ResultReadOnly, sqlite.ResultCantOpen, sqlite.ResultCorrupt:
+		full = true
+	}
+	if full || errors.Is(err, ErrUnknownOutcome) || errors.Is(err, errLost) {
+		db.ill.Store(&err)
+	}
 }
 
 func (db *DB) tryAlone(ctx context.Context, p *Pending) error {

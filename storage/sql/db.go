@@ -54,6 +54,7 @@ type DB struct {
 	lost     atomic.Pointer[error]
 	numbers  numbers
 	commits  atomic.Int64
+	ill      atomic.Pointer[error] // a write since the last probe that the database could not take
 
 	cancel context.CancelFunc // of all groups
 	done   sync.WaitGroup
@@ -165,12 +166,18 @@ func (db *DB) told(statement string) {
 	}
 }
 
-// Probe says whether the database answers and takes writes, by a write that changes nothing.
+// Probe says whether the database answers and takes writes: by a write that changes nothing, and by what became of the
+// writes since the last probe. A disk that is full may still have room for the small one.
 func (db *DB) Probe(ctx context.Context) error {
-	return db.Write(ctx, nil, func(tx *Tx) error {
+	ill := db.ill.Swap(nil)
+	err := db.Write(ctx, nil, func(tx *Tx) error {
 		tx.Exec(`UPDATE epochs SET id = id WHERE epoch = $1`, db.Epoch())
 		return nil
 	})
+	if err == nil && ill != nil {
+		return *ill
+	}
+	return err
 }
 
 type insideKey struct{}
