@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"chancery/test/homeserver"
 
@@ -37,23 +36,7 @@ func TestTheDiskIsFull(t *testing.T) {
 	alice := s.Register(t, "alice")
 	room := alice.CreateRoom(J{"preset": "public_chat"})
 	watch := newWatcher(t, alice, room, alice.Sync("").Get("next_batch").Str)
-	health := func(want int) {
-		t.Helper()
-		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
-			resp, err := s.HTTP().Get(s.URL + "/health")
-			if err != nil {
-				t.Fatal(err)
-			}
-			resp.Body.Close()
-			if resp.StatusCode == want {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("/health says %d, want %d", resp.StatusCode, want)
-			}
-		}
-	}
-	health(http.StatusOK)
+	healthy(t, s, http.StatusOK)
 
 	var largest int64
 	files, err := filepath.Glob(filepath.Join(s.Dir, "chancery.db*"))
@@ -88,14 +71,14 @@ func TestTheDiskIsFull(t *testing.T) {
 			t.Fatalf("a full disk is told as %s", a)
 		}
 	}
-	health(http.StatusServiceUnavailable)
+	healthy(t, s, http.StatusServiceUnavailable)
 	history(t, alice, room)
 	if file, err := alice.Try(t.Context(), "POST", "/_matrix/media/v3/upload?filename=x", strings.Repeat(filler, int(largest>>13)+100)); err != nil || file.Status < 500 {
 		t.Errorf("a file for which there is no room: %s %v", file, err)
 	}
 
 	limitFiles(t, s.Pid(), 0)
-	health(http.StatusOK)
+	healthy(t, s, http.StatusOK)
 	for _, body := range refused {
 		if a := say(body); a.Status != http.StatusOK {
 			t.Errorf("there is room again, and yet: %s", a)

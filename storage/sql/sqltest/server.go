@@ -1,7 +1,6 @@
 package sqltest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 
 	"chancery/test/port"
@@ -101,23 +101,37 @@ func start(bin string) (*Cluster, error) {
 	if out, err := who.command("cp", "-a", template, data).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("copy the empty cluster: %w: %s", err, out)
 	}
-	return serve(bin, who, dir, data)
-}
-
-func serve(bin string, who account, dir, data string) (*Cluster, error) {
 	port, err := port.Find()
 	if err != nil {
 		return nil, err
 	}
-	var output bytes.Buffer
-	cmd := who.command(filepath.Join(bin, "postgres"), "-D", data, "-p", port,
+	c := &Cluster{URL: fmt.Sprintf("postgres://chancery@127.0.0.1:%s/postgres?sslmode=disable", port), bin: bin, dir: dir, data: data, who: who, port: port}
+	return c, c.serve()
+}
+
+// Restart ends the server as a crash does and starts it again. All tests of the binary have the same one.
+func (c *Cluster) Restart(t testing.TB) {
+	t.Helper()
+	err := c.process.Signal(syscall.SIGQUIT)
+	if err == nil {
+		<-c.ended
+		err = c.serve()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *Cluster) serve() error {
+	cmd := c.who.command(filepath.Join(c.bin, "postgres"), "-D", c.data, "-p", c.port,
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
 		"-c", "max_connections=300", "-c", "shared_buffers=32MB", "-c", "max_wal_size=512MB",
 		"-c", "autovacuum_naptime=10s", "-c", "logging_collector=off")
-	log, err := os.Create(filepath.Join(dir, "log"))
+	log, err := os.Create(filepath.Join(c.dir, "log"))
 	if err != nil {
-		return nil, err
+		return err
 	}
+	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
 	started := make(chan error, 1)
 	ended := make(chan error, 1)
@@ -134,15 +148,14 @@ func serve(bin string, who account, dir, data string) (*Cluster, error) {
 		select {}
 	}()
 	if err := <-started; err != nil {
-		return nil, err
+		return err
 	}
-	c := &Cluster{URL: fmt.Sprintf("postgres://chancery@127.0.0.1:%s/postgres?sslmode=disable", port)}
+	c.process, c.ended = cmd.Process, ended
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			text, _ := os.ReadFile(log.Name())
-			output.Write(text)
-			return nil, fmt.Errorf("postgres ended: %w: %s", err, output.String())
+			return fmt.Errorf("postgres ended: %w: %s", err, text)
 		default:
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -150,11 +163,11 @@ func serve(bin string, who account, dir, data string) (*Cluster, error) {
 		if err == nil {
 			conn.Close(ctx)
 			cancel()
-			return c, nil
+			return nil
 		}
 		cancel()
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("postgres does not answer: %w", err)
+			return fmt.Errorf("postgres does not answer: %w", err)
 		}
 	}
 }

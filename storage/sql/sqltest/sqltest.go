@@ -52,6 +52,12 @@ func PostgreSQL(t testing.TB) sql.Options {
 // Cluster is a PostgreSQL server.
 type Cluster struct {
 	URL string // of its first database
+
+	bin, dir, data string
+	port           string
+	who            account
+	process        *os.Process
+	ended          <-chan error
 }
 
 var (
