@@ -2,6 +2,7 @@ package durability
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"slices"
@@ -120,4 +121,70 @@ func eventually(t *testing.T, what string, is func() bool) {
 			t.Fatalf("after two minutes it is not so that %s", what)
 		}
 	}
+}
+
+// A server that is killed again and again while it asks others for what a restore lost gets it back all the same, with what
+// they have said meanwhile.
+func TestKilledWhileALossIsMended(t *testing.T) {
+	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+		ca := homeserver.NewCA(t)
+		where := fresh()
+		a := homeserver.Start(t, homeserver.Options{CA: ca, Database: where, Process: true})
+		b := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh(), Process: true})
+		alice, bob := a.Register(t, "alice"), b.Register(t, "bob")
+		rooms := make([]string, 6)
+		for i := range rooms {
+			rooms[i] = alice.CreateRoom(J{"preset": "public_chat"})
+			bob.Join(rooms[i], a.Name)
+			alice.Send(rooms[i], "yesterday")
+		}
+		db := databaseOf(t, a, where)
+		a.Stop()
+		db.save(t)
+		a.Start()
+		has := func(u *homeserver.User, room, event string) bool {
+			return slices.Contains(idsOf(history(t, u, room)), event)
+		}
+		for _, room := range rooms {
+			var last string
+			for i := range 25 {
+				last = alice.Send(room, fmt.Sprint("lost ", i))
+			}
+			eventually(t, "the other server has the last of it", func() bool { return has(bob, room, last) })
+		}
+		a.Stop()
+		db.restore(t)
+		for range 4 {
+			a.Start()
+			for _, room := range rooms {
+				bob.Send(room, "meanwhile")
+			}
+			time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
+			a.Kill()
+		}
+		a.Start()
+		for _, room := range rooms {
+			alice.Send(room, "after the restore")
+			last := bob.Send(room, "and on")
+			eventually(t, "what came last is here", func() bool { return has(alice, room, last) })
+			eventually(t, "both servers have the same events", func() bool {
+				ours, theirs := idsOf(history(t, alice, room)), idsOf(history(t, bob, room))
+				slices.Sort(ours)
+				slices.Sort(theirs)
+				return slices.Equal(ours, theirs)
+			})
+			times := map[string]int{}
+			for _, ev := range history(t, alice, room) {
+				times[ev.Get("content.body").Str]++
+			}
+			for i := range 25 {
+				if n := times[fmt.Sprint("lost ", i)]; n != 1 {
+					t.Errorf("what was lost is back %d times", n)
+				}
+			}
+			if times["meanwhile"] != 4 {
+				t.Errorf("%d of the 4 messages are here that were sent while the server came and went", times["meanwhile"])
+			}
+		}
+	})
 }
