@@ -113,6 +113,33 @@ func TestARestoredFileBeginsAnEpoch(t *testing.T) {
 	}
 }
 
+// A clock that was set back: positions go on above those that were given, and no epoch begins below them.
+func TestTheClockIsSetBack(t *testing.T) {
+	sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) {
+		o := fresh()
+		o.HighWater = filepath.Join(t.TempDir(), "high")
+		db := open(t, o)
+		last, epoch := announce(t, db)+time.Hour.Microseconds(), db.Epoch()
+		write(t, db, func(tx *sql.Tx) error {
+			tx.Exec(`UPDATE facts SET pos = pos + $1 WHERE pos = $2`, time.Hour.Microseconds(), last-time.Hour.Microseconds())
+			return nil
+		})
+		for range 2 {
+			if last++; announce(t, db) != last {
+				t.Errorf("after an hour was taken back, positions go on elsewhere than at %d", last)
+			}
+			if err := db.BeginEpoch(context.Background(), "restore"); err == nil || !strings.Contains(err.Error(), "the clock (") {
+				t.Errorf("an epoch begins below what was told: %v", err)
+			}
+			if db.Epoch() != epoch || len(epochs(t, db)) != 1 {
+				t.Errorf("epochs %+v", epochs(t, db))
+			}
+			db.Close()
+			db = open(t, o)
+		}
+	})
+}
+
 func TestADatabaseThatGoesBackStopsTheProcess(t *testing.T) {
 	each(t, func(t *testing.T, db *sql.DB) {
 		lost := make(chan error, 1)

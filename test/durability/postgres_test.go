@@ -1,6 +1,7 @@
 package durability
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -113,7 +114,9 @@ func TestTwoProcessesOnOneDataDirectory(t *testing.T) {
 		s := homeserver.Start(t, homeserver.Options{Database: fresh(), Process: true})
 		alice := s.Register(t, "alice")
 		room := alice.CreateRoom(J{"preset": "public_chat"})
-		out, err := s.Verb(t.Context(), "serve")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // were it to serve after all
+		defer cancel()
+		out, err := s.Verb(ctx, "serve")
 		if err == nil || !strings.HasSuffix(strings.TrimSpace(out), "chancery: another process uses the data directory "+s.Dir) {
 			t.Errorf("a second process: %v %s", err, out)
 		}
