@@ -184,7 +184,7 @@ func (s *Server) Routes() []endpoint.Route {
 		c2s("initialSync", "GET", "/_matrix/client/v3/initialSync", user, limitRead, planned),
 		c2s("getOneEvent", "GET", "/_matrix/client/v3/events/{eventId}", user, limitRead, planned),
 		c2s("peekEvents", "GET", "/_matrix/client/v3/events", userOrGuest, limitRead, nobody, endpoint.AnsweredBy("getEvents")),
-		c2s("getNotifications", "GET", "/_matrix/client/v3/notifications", user, limitRead, planned),
+		c2s("getNotifications", "GET", "/_matrix/client/v3/notifications", user, limitRead, endpoint.Handle(s.room.GetNotifications)),
 
 		// push rules and pushers
 		c2s("getPushRules", "GET", "/_matrix/client/v3/pushrules/", userOrGuest, limitRead, endpoint.Handle(s.push.Rules)),

@@ -106,3 +106,47 @@ func (tx Tx) trimNotified(user string, room, read, before, deep int64, highlight
 				ORDER BY h.ord DESC LIMIT 1 OFFSET $6))
 		LIMIT $7)`, sql.Text(user), room, read, before, deep, highlights, trimPiece)
 }
+
+// Notified is an event of which a user is, or would have been, notified.
+type Notified struct {
+	Pos       int64 // of its fact
+	Room      int64
+	Event     int64
+	Highlight bool
+	Read      bool
+}
+
+// notifiedWindow is how many facts a page of notifications looks through at most.
+const notifiedWindow = 20_000
+
+// NotifiedBefore lists, the newest first, events in the rooms that a user is in of which the user is notified, of facts below
+// a position and without those of ignored users. More may lie below next, unless that is 0. What is older than the facts is
+// not listed.
+//
+// spec: c2s/getNotifications
+func (tx Tx) NotifiedBefore(user string, ignored []string, before int64, highlights bool, limit int) (list []Notified, next int64, err error) {
+	var from int64
+	err = tx.QueryRow(`SELECT pos FROM facts WHERE pos < $1 ORDER BY pos DESC LIMIT 1 OFFSET $2`, before, notifiedWindow).Scan(&from)
+	if from, _, err = found(from, err); err != nil {
+		return nil, 0, err
+	}
+	list, err = sql.Collect(tx.Tx, func(r *sql.Rows) (v Notified, err error) {
+		err = r.Scan(&v.Pos, &v.Room, &v.Event, &v.Highlight, &v.Read)
+		return v, err
+	}, `SELECT f.pos, f.room, f.event, COALESCE(n.highlight, FALSE), e.ord <= COALESCE((
+			SELECT max(r.ord) FROM receipts r WHERE r.user_id = $1 AND r.room = f.room AND r.type IN ('m.read', 'm.read.private')
+				AND (r.thread = '' OR r.thread = COALESCE(t.target, 'main'))), 0)
+		FROM facts f
+		JOIN members m ON m.room = f.room AND m.user_id = $1 AND m.membership = 'join'
+		JOIN events e ON e.nid = f.event
+		LEFT JOIN relations t ON t.event = e.nid AND t.rel_type = 'm.thread'
+		LEFT JOIN notifications n ON n.user_id = $1 AND n.room = f.room AND n.ord = e.ord
+		WHERE f.pos < $2 AND f.pos >= $3 AND f.kind = $4 AND e.status = 0 AND e.ord IS NOT NULL AND e.sender <> $1
+			AND COALESCE(n.notify, e.notify) AND (COALESCE(n.highlight, FALSE) OR NOT $5)
+			AND e.sender <> ALL($7)
+		ORDER BY f.pos DESC LIMIT $6`, sql.Text(user), before, from, int64(sql.FactEvent), highlights, limit, escaped(ignored))
+	if len(list) == limit {
+		from = list[limit-1].Pos
+	}
+	return list, from, err
+}
