@@ -375,7 +375,7 @@ func wholeLevels(content json.RawMessage) (json.RawMessage, error) {
 
 // quieten ends the talk in a replaced room as far as the caller may. The room is replaced, whatever becomes of this.
 //
-// spec: c2s#room-upgrades 6
+// spec: c2s#room-upgrades
 func (a *API) quieten(ctx context.Context, roomID id.RoomID, user id.UserID, old *predecessor) {
 	send := func(typ string, content json.RawMessage, err error) {
 		if err == nil {
