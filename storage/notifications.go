@@ -136,12 +136,12 @@ func (tx Tx) NotifiedBefore(user string, ignored []string, before int64, highlig
 	}, `SELECT f.pos, f.room, f.event, COALESCE(n.highlight, FALSE), e.ord <= COALESCE((
 			SELECT max(r.ord) FROM receipts r WHERE r.user_id = $1 AND r.room = f.room AND r.type IN ('m.read', 'm.read.private')
 				AND (r.thread = '' OR r.thread = COALESCE(t.target, 'main'))), 0)
-		FROM facts f
-		JOIN members m ON m.room = f.room AND m.user_id = $1 AND m.membership = 'join'
+		FROM members m CROSS JOIN facts f
 		JOIN events e ON e.nid = f.event
 		LEFT JOIN relations t ON t.event = e.nid AND t.rel_type = 'm.thread'
 		LEFT JOIN notifications n ON n.user_id = $1 AND n.room = f.room AND n.ord = e.ord
-		WHERE f.pos < $2 AND f.pos >= $3 AND f.kind = $4 AND e.status = 0 AND e.ord IS NOT NULL AND e.sender <> $1
+		WHERE m.user_id = $1 AND m.membership = 'join' AND f.room = m.room AND f.room <> 0
+			AND f.pos < $2 AND f.pos >= $3 AND f.kind = $4 AND e.status = 0 AND e.ord IS NOT NULL AND e.sender <> $1
 			AND COALESCE(n.notify, e.notify) AND (COALESCE(n.highlight, FALSE) OR NOT $5)
 			AND e.sender <> ALL($7)
 		ORDER BY f.pos DESC LIMIT $6`, sql.Text(user), before, from, int64(sql.FactEvent), highlights, limit, escaped(ignored))
