@@ -23,9 +23,8 @@ const usage = `Chancery is a Matrix homeserver.
         print a documented sample of the configuration, every key with its default
   chancery config check FILE
         say everything that is wrong with a configuration
-  chancery user create NAME [--admin] [--new] [--config FILE] [--data DIR] [--server-name NAME]
-        make an account; the password is asked for, or read from standard input. --new makes one before the
-        first serve
+  chancery user create NAME [--admin] [--config FILE] [--data DIR] [--server-name NAME]
+        make an account; the password is asked for, or read from standard input
   chancery room explain ROOM EVENT [--json]
         say how an event was judged, and how the room's state was resolved around it
   chancery room rebuild-state ROOM [--apply] [--json]

@@ -50,7 +50,7 @@ func TestRoomExplain(t *testing.T) {
 		code := run(t.Context(), append(args, "--data", data), terminal{in: strings.NewReader("correct horse\n"), out: &out, err: &errs, environ: environ})
 		return code, out.String(), errs.String()
 	}
-	if code, _, errs := chancery("user", "create", "alice", "--new"); code != exitDone {
+	if code, _, errs := chancery("user", "create", "alice"); code != exitDone {
 		t.Fatal(errs)
 	}
 	ctx, stop := context.WithCancel(t.Context())

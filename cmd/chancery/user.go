@@ -19,13 +19,13 @@ func runUser(ctx context.Context, args []string, t terminal) error {
 	flags := flag.NewFlagSet("user create", flag.ContinueOnError)
 	var from configFlags
 	from.add(flags)
-	admin, begin := flags.Bool("admin", false, ""), flags.Bool("new", false, "")
+	admin := flags.Bool("admin", false, "")
 	words, err := parse(flags, args)
 	if err != nil {
 		return err
 	}
 	if len(words) != 2 || words[0] != "create" {
-		return badUsage("usage: chancery user create NAME [--admin] [--new] [--config FILE] [--data DIR] [--server-name NAME]")
+		return badUsage("usage: chancery user create NAME [--admin] [--config FILE] [--data DIR] [--server-name NAME]")
 	}
 	cfg, err := from.load(t)
 	if err != nil {
@@ -35,13 +35,12 @@ func runUser(ctx context.Context, args []string, t terminal) error {
 	if err != nil {
 		return err
 	}
-	user, err := operator.CreateUser(ctx, cfg, version, operator.NewUser{Name: words[1], Password: password, Admin: *admin}, *begin)
-	var none *operator.NoServer
-	if errors.As(err, &none) {
-		return fmt.Errorf("no account was made: %w; before the first serve say --new", err)
-	}
+	user, begun, err := operator.CreateUser(ctx, cfg, version, operator.NewUser{Name: words[1], Password: password, Admin: *admin})
 	if err != nil {
 		return fmt.Errorf("no account was made: %w", err)
+	}
+	if begun {
+		fmt.Fprintf(t.err, "No server has run on %s yet: a new database was begun. --config, --data and --server-name must be as for serve.\n", cfg.DataDir)
 	}
 	fmt.Fprintf(t.out, "%s can sign in now\n", user)
 	return nil

@@ -74,21 +74,20 @@ func ask(ctx context.Context, cfg *config.Config, path string, in, out any) erro
 
 // stored is alone for a server that has run before: a verb in a wrong directory begins no second one.
 func stored(ctx context.Context, cfg *config.Config, release string, fn func(*storage.DB) error) error {
-	kept := filepath.Join(cfg.DataDir, "lock")
-	if db := Database(cfg, release, zap.NewNop()); db.URL == "" {
-		kept = db.Path
-	}
-	if _, err := os.Stat(kept); errors.Is(err, os.ErrNotExist) {
-		return &NoServer{kept}
+	if kept, has := hasRun(cfg); !has {
+		return fmt.Errorf("there is no %s: --config, --data and --server-name must be as for serve", kept)
 	}
 	return alone(ctx, cfg, release, fn)
 }
 
-// NoServer says that no server has ever run on a data directory.
-type NoServer struct{ missing string }
-
-func (e *NoServer) Error() string {
-	return fmt.Sprintf("there is no %s: --config, --data and --server-name must be as for serve", e.missing)
+// hasRun says by which file a data directory shows that a server has run there, and whether it does.
+func hasRun(cfg *config.Config) (kept string, has bool) {
+	kept = filepath.Join(cfg.DataDir, "lock")
+	if db := Database(cfg, "", zap.NewNop()); db.URL == "" {
+		kept = db.Path
+	}
+	_, err := os.Stat(kept)
+	return kept, !errors.Is(err, os.ErrNotExist)
 }
 
 // alone opens the database of a server that does not run. Nobody else uses the data directory meanwhile.

@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -46,13 +45,9 @@ func account(t *testing.T, cfg *config.Config, user id.UserID) (row storage.Acco
 func TestUserIsMadeWithoutAServer(t *testing.T) {
 	sqltest.Each(t, func(t *testing.T, fresh func() sql.Options) {
 		cfg := settings(t, fresh())
-		var none *NoServer
-		if _, err := CreateUser(t.Context(), cfg, "", NewUser{Name: "Root", Password: "correct horse"}, false); !errors.As(err, &none) {
-			t.Fatalf("in a directory of no server: %v", err)
-		}
-		user, err := CreateUser(t.Context(), cfg, "", NewUser{Name: "Root", Password: "correct horse", Admin: true}, true)
-		if err != nil || user != "@root:agency.example" {
-			t.Fatalf("made %q, %v", user, err)
+		user, begun, err := CreateUser(t.Context(), cfg, "", NewUser{Name: "Root", Password: "correct horse", Admin: true})
+		if err != nil || user != "@root:agency.example" || !begun {
+			t.Fatalf("made %q, %v, %v", user, begun, err)
 		}
 		if row, ok := account(t, cfg, user); !ok || !row.Admin || !strings.HasPrefix(row.Password, "$argon2id$") {
 			t.Fatalf("the account is %+v, %v", row, ok)
@@ -60,7 +55,7 @@ func TestUserIsMadeWithoutAServer(t *testing.T) {
 		for _, bad := range []struct {
 			name, password, says string
 		}{{"root", "x", "already a user"}, {"a b", "x", "a user name has only"}, {"bob", "", "password is empty"}} {
-			if _, err := CreateUser(t.Context(), cfg, "", NewUser{Name: bad.name, Password: bad.password}, false); err == nil || !strings.Contains(err.Error(), bad.says) {
+			if _, _, err := CreateUser(t.Context(), cfg, "", NewUser{Name: bad.name, Password: bad.password}); err == nil || !strings.Contains(err.Error(), bad.says) {
 				t.Errorf("%q: %v", bad.name, err)
 			}
 		}
@@ -73,7 +68,7 @@ func TestUserIsMadeByTheRunningServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := CreateUser(t.Context(), cfg, "", NewUser{Name: "early", Password: "x"}, true); err == nil || !strings.Contains(err.Error(), "another process uses the data directory") {
+	if _, _, err := CreateUser(t.Context(), cfg, "", NewUser{Name: "early", Password: "x"}); err == nil || !strings.Contains(err.Error(), "another process uses the data directory") {
 		t.Fatalf("the data directory is another's: %v", err)
 	}
 	db, err := storage.Open(t.Context(), Database(cfg, "", zap.NewNop()))
@@ -94,11 +89,11 @@ func TestUserIsMadeByTheRunningServer(t *testing.T) {
 	srv := &http.Server{Handler: Handler(users.New(users.Options{DB: db, ServerName: cfg.ServerName, Config: cfg}), nil, nil)}
 	done := make(chan error)
 	go func() { done <- srv.Serve(l) }()
-	user, err := CreateUser(t.Context(), cfg, "", NewUser{Name: "alice", Password: "correct horse"}, false)
+	user, _, err := CreateUser(t.Context(), cfg, "", NewUser{Name: "alice", Password: "correct horse"})
 	if err != nil || user != "@alice:agency.example" {
 		t.Fatalf("made %q, %v", user, err)
 	}
-	if _, err := CreateUser(t.Context(), cfg, "", NewUser{Name: "alice", Password: "x"}, false); err == nil || err.Error() != "there is already a user of this name" {
+	if _, _, err := CreateUser(t.Context(), cfg, "", NewUser{Name: "alice", Password: "x"}); err == nil || err.Error() != "there is already a user of this name" {
 		t.Fatalf("twice: %v", err)
 	}
 	srv.Close()
@@ -109,7 +104,7 @@ func TestUserIsMadeByTheRunningServer(t *testing.T) {
 		t.Fatalf("the account is %+v, %v", row, ok)
 	}
 	// The socket of a server that ended is gone, and the database is opened again.
-	if _, err := CreateUser(t.Context(), cfg, "", NewUser{Name: "late", Password: "x"}, false); err != nil {
+	if _, _, err := CreateUser(t.Context(), cfg, "", NewUser{Name: "late", Password: "x"}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -11,21 +11,18 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// CreateUser makes an account on the server that runs on the data directory, or in its database. With begin it is there
-// for a server that has never run, whose data it begins; else that is a *NoServer.
-func CreateUser(ctx context.Context, cfg *config.Config, release string, n NewUser, begin bool) (user id.UserID, err error) {
+// CreateUser makes an account on the server that runs on the data directory, or in its database. Where no server has run
+// yet it begins the database, and says so.
+func CreateUser(ctx context.Context, cfg *config.Config, release string, n NewUser) (user id.UserID, begun bool, err error) {
 	var out createUserOut
 	err = ask(ctx, cfg, "/users", n, &out)
 	if !errors.Is(err, errNoServer) {
-		return out.User, plain(err)
+		return out.User, false, plain(err)
 	}
-	open := stored
-	if begin {
-		open = alone
-	}
-	err = open(ctx, cfg, release, func(db *storage.DB) error {
+	_, has := hasRun(cfg)
+	err = alone(ctx, cfg, release, func(db *storage.DB) error {
 		user, err = create(ctx, users.New(users.Options{DB: db, ServerName: cfg.ServerName, Config: cfg}), n)
 		return err
 	})
-	return user, plain(err)
+	return user, !has && err == nil, plain(err)
 }
