@@ -139,9 +139,14 @@ func (s *Server) knownLists(tx storage.Tx, users []id.UserID, asked KeyQuery) (k
 	if err != nil {
 		return nil, nil, err
 	}
+	// A list of somebody who has just left our last room is still there, and nobody keeps it true.
+	met, err := tx.UsersMetBy(s.ServerName, remote)
+	if err != nil {
+		return nil, nil, err
+	}
 	has := map[id.UserID]map[id.DeviceID]bool{}
 	for _, v := range lists {
-		if !v.Stale {
+		if !v.Stale && slices.Contains(met, v.User) {
 			has[id.UserID(v.User)] = map[id.DeviceID]bool{}
 		}
 	}

@@ -40,13 +40,20 @@ func (m Messages) check() error {
 			return chancery.InvalidParam("messages are addressed to somebody who has no user ID")
 		}
 		for _, content := range devices {
-			if len(content) > maxToDevice {
-				return chancery.TooLarge("a to-device message is larger than %d bytes", maxToDevice)
-			}
-			if len(content) == 0 || content[0] != '{' {
-				return chancery.BadJSON("the content of a to-device message is not an object")
+			if err := checkMessage(content); err != nil {
+				return err
 			}
 		}
+	}
+	return nil
+}
+
+func checkMessage(content json.RawMessage) error {
+	if len(content) > maxToDevice {
+		return chancery.TooLarge("a to-device message is larger than %d bytes", maxToDevice)
+	}
+	if len(content) == 0 || content[0] != '{' {
+		return chancery.BadJSON("the content of a to-device message is not an object")
 	}
 	return nil
 }
@@ -210,12 +217,14 @@ func (s *Server) ReceiveToDevice(ctx context.Context, origin string, content jso
 	}
 	local := Messages{}
 	for user, devices := range in.Messages {
-		if s.IsLocal(user) {
+		if _, _, err := user.Parse(); err != nil || !s.IsLocal(user) {
+			continue
+		}
+		// One message that is none takes no other with it.
+		maps.DeleteFunc(devices, func(_ id.DeviceID, content json.RawMessage) bool { return checkMessage(content) != nil })
+		if len(devices) > 0 {
 			local[user] = devices
 		}
-	}
-	if err := local.check(); err != nil {
-		return err
 	}
 	from, doubted := senderOf(in.Type, local), false
 	keys := append(usersOf(local), origin, string(in.Sender))
