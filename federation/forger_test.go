@@ -204,6 +204,9 @@ func TestServerACLsHoldOnEveryPath(t *testing.T) {
 				t.Errorf("%s %s: %d %s", c.method, c.path, status, code)
 			}
 		}
+		if status, code := e.request(b, "GET", v1+"make_knock/"+r+"/"+url.PathEscape(string(new)), nil, proper); status != 400 || code != "M_MISSING_PARAM" {
+			t.Errorf("a knock without versions: %d %s", status, code)
+		}
 		here, there := e.says("in the barred room", nil), open.says("in the open room", nil)
 		refused := e.sendsRaw(peer.Transaction{PDUs: rawList(here.JSON(), there.JSON()), EDUs: []peer.EDU{
 			{Type: "m.typing", Content: content(map[string]any{"room_id": e.room, "user_id": e.mallory, "typing": true})},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 
+	"chancery"
 	"chancery/roomserver"
 
 	"github.com/tidwall/gjson"
@@ -48,6 +49,9 @@ func (s *Server) makeLeave(ctx context.Context, in *makeIn) (*templateOut, error
 
 // spec: s2s/makeKnock
 func (s *Server) makeKnock(ctx context.Context, in *makeIn) (*templateOut, error) {
+	if len(in.Versions) == 0 {
+		return nil, chancery.MissingParam("ver is missing") // it has no default here
+	}
 	return s.propose(ctx, in, "knock")
 }
 
