@@ -222,10 +222,7 @@ func (r *room) accept(a *addition, h how) error {
 		return err
 	}
 
-	fact := storage.Fact{Kind: sql.FactEvent, Room: r.row.NID, Event: a.NID, Ord: a.Ord, Root: r.row.Root}
-	if a.Type() == "m.room.member" {
-		fact.User, _ = a.StateKey()
-	}
+	fact := r.factOf(a)
 	if h.own {
 		if err := r.nameServers(a, &fact); err != nil {
 			return err
@@ -378,4 +375,13 @@ func (l leaning) Wait(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errEarlier, err)
 	}
 	return err
+}
+
+// factOf tells of an event that has its place.
+func (r *room) factOf(a *addition) storage.Fact {
+	fact := storage.Fact{Kind: sql.FactEvent, Room: r.row.NID, Event: a.NID, Ord: a.Ord, Root: r.row.Root}
+	if a.Type() == "m.room.member" {
+		fact.User, _ = a.StateKey()
+	}
+	return fact
 }

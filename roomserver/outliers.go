@@ -238,12 +238,9 @@ func (r *room) rootOf(list []*event.Event) (state.Root, error) {
 		if s == nil || !isState || s.Status == storage.Rejected {
 			continue
 		}
-		slot, isNew, err := r.takeSlot(Key{ev.Type(), key})
+		slot, err := r.keptSlot(Key{ev.Type(), key})
 		if err != nil {
 			return 0, err
-		}
-		if isNew {
-			r.newSlots = append(r.newSlots, storage.Slot{Slot: slot, Type: ev.Type(), StateKey: key})
 		}
 		changes[slot] = s.NID
 	}
@@ -325,12 +322,9 @@ func (r *room) rootOfPieces(pieces []piece) (state.Root, error) {
 	}
 	changes := make(map[int64]int64, len(pieces))
 	for _, p := range pieces {
-		slot, isNew, err := r.takeSlot(p.Key)
+		slot, err := r.keptSlot(p.Key)
 		if err != nil {
 			return 0, err
-		}
-		if isNew {
-			r.newSlots = append(r.newSlots, storage.Slot{Slot: slot, Type: p.Type, StateKey: p.StateKey})
 		}
 		changes[slot] = p.nid
 	}

@@ -63,12 +63,9 @@ func (r *room) fillIn(root state.Root, ev *event.Event, auths []*Stored) (state.
 		if a.Type() != "m.room.member" || a.Status == storage.Rejected {
 			continue
 		}
-		slot, isNew, err := r.takeSlot(Key{a.Type(), key})
+		slot, err := r.keptSlot(Key{a.Type(), key})
 		if err != nil {
 			return 0, err
-		}
-		if isNew {
-			r.newSlots = append(r.newSlots, storage.Slot{Slot: slot, Type: a.Type(), StateKey: key})
 		}
 		now, err := r.array.Get(root, slot)
 		if err != nil {

@@ -77,12 +77,9 @@ func (r *room) resolveAnew(roots []state.Root, told func(slots []int64, sets [][
 	changes := make(map[int64]int64, len(result))
 	for k, nid := range result {
 		// The resolution may name a key that none of the states has.
-		slot, isNew, err := r.takeSlot(Key{k.Type, k.StateKey})
+		slot, err := r.keptSlot(Key{k.Type, k.StateKey})
 		if err != nil {
 			return 0, err
-		}
-		if isNew {
-			r.newSlots = append(r.newSlots, storage.Slot{Slot: slot, Type: k.Type, StateKey: k.StateKey})
 		}
 		changes[slot] = nid
 	}

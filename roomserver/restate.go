@@ -147,12 +147,9 @@ func (r *room) withKeys(root state.Root, changes map[Key]int64) (state.Root, err
 	}
 	of := make(map[int64]int64, len(changes))
 	for key, nid := range changes {
-		slot, isNew, err := r.takeSlot(key)
+		slot, err := r.keptSlot(key)
 		if err != nil {
 			return 0, err
-		}
-		if isNew {
-			r.newSlots = append(r.newSlots, storage.Slot{Slot: slot, Type: key.Type, StateKey: key.StateKey})
 		}
 		of[slot] = nid
 	}
@@ -313,11 +310,7 @@ func (r *room) placeLate(a *addition) error {
 	if err := r.noteNotifications(a); err != nil {
 		return err
 	}
-	fact := storage.Fact{Kind: sql.FactEvent, Room: r.row.NID, Event: a.NID, Ord: a.Ord, Root: r.row.Root}
-	if a.Type() == "m.room.member" {
-		fact.User, _ = a.StateKey()
-	}
-	a.facts = append([]storage.Fact{fact}, a.facts...)
+	a.facts = append([]storage.Fact{r.factOf(a)}, a.facts...)
 	return nil
 }
 

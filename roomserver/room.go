@@ -357,6 +357,15 @@ func (r *room) takeSlot(k Key) (n int64, isNew bool, err error) {
 	return n, true, nil
 }
 
+// keptSlot is takeSlot for a state that is made apart from an addition: a new slot goes with the next one.
+func (r *room) keptSlot(k Key) (int64, error) {
+	n, isNew, err := r.takeSlot(k)
+	if isNew {
+		r.newSlots = append(r.newSlots, storage.Slot{Slot: n, Type: k.Type, StateKey: k.StateKey})
+	}
+	return n, err
+}
+
 // events finds events of the room by number, those being committed too.
 func (r *room) events(nids []int64) (map[int64]*Stored, error) {
 	out := make(map[int64]*Stored, len(nids))

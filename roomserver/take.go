@@ -155,12 +155,9 @@ func (r *room) guess(prev, auths []*Stored, known state.Root) (state.Root, error
 		if !isState || a.Status == storage.Rejected {
 			continue
 		}
-		slot, isNew, err := r.takeSlot(Key{a.Type(), key})
+		slot, err := r.keptSlot(Key{a.Type(), key})
 		if err != nil {
 			return 0, err
-		}
-		if isNew {
-			r.newSlots = append(r.newSlots, storage.Slot{Slot: slot, Type: a.Type(), StateKey: key})
 		}
 		changes[slot] = a.NID
 	}
