@@ -213,18 +213,13 @@ func (r *room) briefsOf(nids []int64) ([]Brief, error) {
 
 // explainJudgements asks the rules by the event's own auth events, by the state before it, and by the present one.
 func (r *room) explainJudgements(ev *Stored, auths []*Stored, by *Judgements) error {
-	events := make([]*event.Event, 0, len(auths)+1)
-	rejected := map[id.EventID]bool{}
-	for _, a := range auths {
-		events = append(events, a.Event)
-		rejected[a.ID()] = a.Status == storage.Rejected
-	}
+	events, rejected := authEvents(auths)
 	create, err := r.createEvent()
 	if err != nil {
 		return err
 	}
 	by.List = "in order"
-	err = auth.CheckAuthEvents(ev.Event, events, create, func(e *event.Event) bool { return rejected[e.ID()] })
+	err = auth.CheckAuthEvents(ev.Event, events, create, rejected)
 	if no := (*auth.Rejection)(nil); errors.As(err, &no) {
 		by.List = fmt.Sprintf("rejected by rule %s: %s", no.Rule, no.Why)
 	}

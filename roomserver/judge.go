@@ -78,19 +78,25 @@ func (r *room) rejected(ev *event.Event, why error) storage.EventStatus {
 	return storage.Rejected
 }
 
-// passesOwnAuth judges an event by its own auth events.
-func (r *room) passesOwnAuth(ev *event.Event, auths []*Stored) error {
-	events := make([]*event.Event, 0, len(auths)+1)
-	rejected := map[id.EventID]bool{}
+// authEvents gives the auth events of an event, and says which of them were rejected.
+func authEvents(auths []*Stored) (events []*event.Event, rejected func(*event.Event) bool) {
+	events = make([]*event.Event, 0, len(auths)+1)
+	is := map[id.EventID]bool{}
 	for _, a := range auths {
 		events = append(events, a.Event)
-		rejected[a.ID()] = a.Status == storage.Rejected
+		is[a.ID()] = a.Status == storage.Rejected
 	}
+	return events, func(e *event.Event) bool { return is[e.ID()] }
+}
+
+// passesOwnAuth judges an event by its own auth events.
+func (r *room) passesOwnAuth(ev *event.Event, auths []*Stored) error {
+	events, rejected := authEvents(auths)
 	create, err := r.createEvent()
 	if err != nil {
 		return err
 	}
-	if err := auth.CheckAuthEvents(ev, events, create, func(e *event.Event) bool { return rejected[e.ID()] }); err != nil {
+	if err := auth.CheckAuthEvents(ev, events, create, rejected); err != nil {
 		return err
 	}
 	if r.version.CreateNotInAuthEvents && create != nil && ev.Type() != "m.room.create" {
