@@ -77,4 +77,19 @@ func TestProcessesTellEachOtherWhoIsThere(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}
+
+	// While the others cannot be reached a process still knows its own users.
+	broker.Shutdown()
+	for { // until the connection is known to be gone
+		if err := here.SetTyping(ctx, "@a:test", "!r:test", false, 0); err != nil {
+			t.Fatal(err)
+		}
+		if len(here.Typing().In("!r:test")) == 0 {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatal("a process does not hear itself without NATS")
+		}
+		time.Sleep(time.Millisecond)
+	}
 }

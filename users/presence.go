@@ -2,7 +2,6 @@ package users
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
 	"sync"
 	"time"
@@ -51,7 +50,7 @@ func (p Presence) LastActiveAgo() int64 {
 
 // Presences know who is online. Every process holds all of it.
 type Presences struct {
-	conn *nats.Conn
+	told *told[Presence]
 
 	mu       sync.Mutex // guards all below; a leaf
 	of       map[id.UserID]*Presence
@@ -61,28 +60,9 @@ type Presences struct {
 }
 
 func newPresences(conn *nats.Conn) *Presences {
-	p := &Presences{conn: conn, of: map[id.UserID]*Presence{}, changed: map[id.UserID]int64{}}
-	if conn == nil {
-		return p
-	}
-	if _, err := conn.Subscribe(PresenceSubject, func(m *nats.Msg) {
-		var v Presence
-		if json.Unmarshal(m.Data, &v) == nil {
-			p.apply(v)
-		}
-	}); err != nil {
-		p.conn = nil // it is closed: hear ourselves
-	}
+	p := &Presences{of: map[id.UserID]*Presence{}, changed: map[id.UserID]int64{}}
+	p.told = newTold(conn, PresenceSubject, p.apply)
 	return p
-}
-
-func (p *Presences) tell(v Presence) {
-	if p.conn != nil {
-		if text, err := json.Marshal(v); err == nil && p.conn.Publish(PresenceSubject, text) == nil {
-			return
-		}
-	}
-	p.apply(v)
 }
 
 func (p *Presences) apply(v Presence) {
@@ -225,7 +205,7 @@ func (s *Server) SetPresence(user id.UserID, presence string, status *string) er
 		return nil
 	}
 	at := now()
-	s.presences.tell(Presence{User: user, Presence: presence, StatusMsg: status, LastActive: at, CurrentlyActive: presence == online, Synced: at})
+	s.presences.told.tell(Presence{User: user, Presence: presence, StatusMsg: status, LastActive: at, CurrentlyActive: presence == online, Synced: at})
 	return nil
 }
 
@@ -259,7 +239,7 @@ func (s *Server) Synced(user id.UserID, device id.DeviceID, presence string) {
 	default:
 		v.CurrentlyActive = false
 	}
-	s.presences.tell(v)
+	s.presences.told.tell(v)
 }
 
 // PresenceOf tells one user the presence of another: of those with whom they share a room.
@@ -313,7 +293,7 @@ func (s *Server) ReceivePresence(ctx context.Context, origin string, list []Pres
 			continue
 		}
 		v.LastActive, v.Synced = min(v.LastActive, now()), 0
-		s.presences.tell(v)
+		s.presences.told.tell(v)
 	}
 	return nil
 }
@@ -328,7 +308,7 @@ func (s *Server) watchPresence(ctx context.Context) error {
 			return nil
 		case at := <-tick.C:
 			for _, v := range s.presences.due(s.ServerName, at) {
-				s.presences.tell(v)
+				s.presences.told.tell(v)
 			}
 		}
 	}

@@ -2,7 +2,6 @@ package users
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
 	"sync"
 	"time"
@@ -33,9 +32,8 @@ type TypingChange struct {
 
 // Typing knows who types where. Every process holds all of it; entries end by themselves.
 type Typing struct {
-	conn *nats.Conn
+	told *told[TypingChange]
 	self string // this process, in tokens
-	stop func()
 
 	mu       sync.Mutex // guards all below; a leaf
 	rooms    map[id.RoomID]map[id.UserID]*typist
@@ -52,32 +50,9 @@ type typist struct {
 
 // newTyping listens on conn; without one it hears only this process.
 func newTyping(conn *nats.Conn, self string) *Typing {
-	t := &Typing{conn: conn, self: self, stop: func() {}, rooms: map[id.RoomID]map[id.UserID]*typist{}, changed: map[id.RoomID]int64{}}
-	if conn == nil {
-		return t
-	}
-	sub, err := conn.Subscribe(TypingSubject, func(m *nats.Msg) {
-		var c TypingChange
-		if json.Unmarshal(m.Data, &c) == nil {
-			t.apply(c)
-		}
-	})
-	if err != nil {
-		t.conn = nil // it is closed: hear ourselves
-		return t
-	}
-	t.stop = func() { _ = sub.Unsubscribe() } // ends with the connection at the latest
+	t := &Typing{self: self, rooms: map[id.RoomID]map[id.UserID]*typist{}, changed: map[id.RoomID]int64{}}
+	t.told = newTold(conn, TypingSubject, t.apply)
 	return t
-}
-
-// tell lets all processes know, this one too.
-func (t *Typing) tell(c TypingChange) {
-	if t.conn != nil {
-		if text, err := json.Marshal(c); err == nil && t.conn.Publish(TypingSubject, text) == nil {
-			return
-		}
-	}
-	t.apply(c)
 }
 
 func (t *Typing) apply(c TypingChange) {
@@ -216,7 +191,7 @@ func (s *Server) tellTyping(user id.UserID, room id.RoomID, typing bool, timeout
 	if typing {
 		c.Until = time.Now().Add(min(timeout, maxTyping)).UnixMilli()
 	}
-	s.typing.tell(c)
+	s.typing.told.tell(c)
 }
 
 // ReceiveTyping takes an m.typing EDU; whether the origin may speak in the room by its server ACL was

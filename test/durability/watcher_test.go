@@ -141,6 +141,22 @@ func history(t testing.TB, u *homeserver.User, room string) []gjson.Result {
 	return events
 }
 
+// eachOnce is the history, in which each of the bodies has to stand once.
+func eachOnce(t testing.TB, u *homeserver.User, room string, bodies []string) []gjson.Result {
+	t.Helper()
+	events := history(t, u, room)
+	times := map[string]int{}
+	for _, ev := range events {
+		times[ev.Get("content.body").Str]++
+	}
+	for _, body := range bodies {
+		if times[body] != 1 {
+			t.Errorf("%q stands %d times in the history", body, times[body])
+		}
+	}
+	return events
+}
+
 // sameOrder checks that what was told stands in the same order in the history.
 func (w *watcher) sameOrder(events []gjson.Result) {
 	w.t.Helper()
