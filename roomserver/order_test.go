@@ -216,7 +216,7 @@ func (k keyStore) LoadKeys(_ context.Context, server string) ([]peer.ServerKey, 
 	return []peer.ServerKey{{Server: server, ID: key.ID, Public: key.Public(), ValidUntil: time.Now().Add(24 * time.Hour)}}, nil
 }
 
-func (k keyStore) SaveKeys(context.Context, []peer.ServerKey) error { return nil }
+func (k keyStore) SaveKeys(context.Context, []peer.ServerKey, []peer.ServerKey) error { return nil }
 
 // newWorld founds a room on three servers, and has an engine join it.
 func newWorld(t *testing.T, version string, seed uint64, o sql.Options) *world {

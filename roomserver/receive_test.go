@@ -38,7 +38,7 @@ func (o other) LoadKeys(_ context.Context, server string) ([]peer.ServerKey, err
 	return []peer.ServerKey{{Server: o.name, ID: o.key.ID, Public: o.key.Public(), ValidUntil: time.Now().Add(24 * time.Hour)}}, nil
 }
 
-func (o other) SaveKeys(context.Context, []peer.ServerKey) error { return nil }
+func (o other) SaveKeys(context.Context, []peer.ServerKey, []peer.ServerKey) error { return nil }
 
 // beside makes an engine that knows the keys of another server.
 func beside(t testing.TB, options sql.Options) (*roomserver.Server, other) {

@@ -8,10 +8,12 @@ import (
 // bounded is a map that forgets what was not asked for the longest. Everything this package
 // remembers about a remote name lives in one: names are the choice of whoever sends us events.
 type bounded[V any] struct {
-	mu    sync.Mutex // guards all below; taken last
-	max   int
-	order *list.List // of *boundedItem[V], the newest in front
-	items map[string]*list.Element
+	mu     sync.Mutex // guards all below; taken last
+	max    int
+	weigh  func(V) int // nil: each weighs 1
+	weight int
+	order  *list.List // of *boundedItem[V], the newest in front
+	items  map[string]*list.Element
 }
 
 type boundedItem[V any] struct {
@@ -21,6 +23,21 @@ type boundedItem[V any] struct {
 
 func newBounded[V any](max int) *bounded[V] {
 	return &bounded[V]{max: max, order: list.New(), items: map[string]*list.Element{}}
+}
+
+// newWeighed makes one for values whose size is somebody else's choice: all of them weigh no more than max, but for one
+// that does alone.
+func newWeighed[V any](max int, weigh func(V) int) *bounded[V] {
+	b := newBounded[V](max)
+	b.weigh = weigh
+	return b
+}
+
+func (b *bounded[V]) weightOf(value V) int {
+	if b.weigh == nil {
+		return 1
+	}
+	return b.weigh(value)
 }
 
 func (b *bounded[V]) get(key string) (value V, ok bool) {
@@ -44,6 +61,9 @@ func (b *bounded[V]) change(key string, fn func(old V, found bool) (value V, kee
 		old = item.Value.(*boundedItem[V]).value
 	}
 	value, keep := fn(old, found)
+	if found {
+		b.weight -= b.weightOf(old)
+	}
 	switch {
 	case !keep && found:
 		b.order.Remove(item)
@@ -53,11 +73,14 @@ func (b *bounded[V]) change(key string, fn func(old V, found bool) (value V, kee
 		b.order.MoveToFront(item)
 	case keep:
 		b.items[key] = b.order.PushFront(&boundedItem[V]{key, value})
-		if b.order.Len() > b.max {
-			last := b.order.Back()
-			b.order.Remove(last)
-			delete(b.items, last.Value.(*boundedItem[V]).key)
-		}
+	}
+	if keep {
+		b.weight += b.weightOf(value)
+	}
+	for b.weight > b.max && b.order.Len() > 1 {
+		last := b.order.Remove(b.order.Back()).(*boundedItem[V])
+		b.weight -= b.weightOf(last.value)
+		delete(b.items, last.key)
 	}
 	return value
 }

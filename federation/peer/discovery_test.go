@@ -208,6 +208,21 @@ func TestCachesAreBounded(t *testing.T) {
 	if _, ok := b.get("500"); ok {
 		t.Error("what nobody asks for was kept")
 	}
+	heavy := newWeighed(10, func(n int) int { return n })
+	for i := range 1000 {
+		heavy.set(fmt.Sprint(i%7), i%6)
+		sum := 0
+		for _, item := range heavy.items {
+			sum += item.Value.(*boundedItem[int]).value
+		}
+		if sum != heavy.weight || sum > 10 || heavy.len() != len(heavy.items) {
+			t.Fatalf("%d items weigh %d, counted as %d", heavy.len(), sum, heavy.weight)
+		}
+	}
+	heavy.set("one", 11)
+	if _, ok := heavy.get("one"); !ok || heavy.len() != 1 {
+		t.Errorf("what is too heavy alone is kept beside %d others", heavy.len()-1)
+	}
 }
 
 func TestCertificateMustBeForTheName(t *testing.T) {

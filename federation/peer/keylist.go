@@ -40,7 +40,8 @@ func (k ServerKey) signsRequests(now time.Time) bool {
 	return k.Expired.IsZero() && !now.After(k.ValidUntil)
 }
 
-// maxKeys bounds what one server can make us remember.
+// maxKeys bounds what one list can make us remember. Of a server that changes its keys without end, twice as many are
+// kept in all.
 const maxKeys = 100
 
 // readKeyList checks a key list that server is said to have published: that it is server's, that it

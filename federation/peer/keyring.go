@@ -15,10 +15,11 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// KeyStore keeps the keys of others over a restart. SaveKeys replaces keys of the same server and ID.
+// KeyStore keeps the keys of others over a restart. SaveKeys replaces keys of the same server and ID, and forgets those
+// that are gone.
 type KeyStore interface {
 	LoadKeys(ctx context.Context, server string) ([]ServerKey, error)
-	SaveKeys(ctx context.Context, keys []ServerKey) error
+	SaveKeys(ctx context.Context, keys, gone []ServerKey) error
 }
 
 // KeyRing has the keys that other servers sign with. It looks in memory, in the store, asks the
@@ -58,7 +59,8 @@ const (
 	fetchPause    = 10 * time.Second // after a fetch that was of no use, doubling
 	fetchPauseMax = time.Minute
 	maxKeyList    = 128 << 10
-	maxPublished  = 1000
+	maxKnown      = 50_000  // servers and their keys in memory
+	maxPublished  = 8 << 10 // KiB of lists in memory
 	maxStrangers  = 32
 )
 
@@ -71,8 +73,10 @@ var errStrangers = errors.New("too many servers that we do not know are being as
 func NewKeyRing(client *Client, own *Keys, store KeyStore, notaries []string) *KeyRing {
 	return &KeyRing{
 		client: client, own: own, store: store, notaries: notaries, log: client.log,
-		now:     func() time.Time { return client.now() },
-		servers: newBounded[knownKeys](maxNames), published: newBounded[publication](maxPublished),
+		now: func() time.Time { return client.now() },
+		// How many keys a server has, and how long its list is, is its own choice.
+		servers:   newWeighed(maxKnown, func(k knownKeys) int { return 1 + len(k.keys) }),
+		published: newWeighed(maxPublished, func(p publication) int { return 1 + len(p.list)>>10 }),
 		strangers: make(chan struct{}, maxStrangers),
 		cores:     make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
@@ -257,7 +261,7 @@ func (r *KeyRing) fetchDirect(ctx context.Context, server string, speaking bool)
 
 // learn keeps keys in memory and in the store.
 func (r *KeyRing) learn(ctx context.Context, server string, keys []ServerKey, fromNotary bool) {
-	var changed []ServerKey
+	var changed, gone []ServerKey
 	r.servers.change(server, func(known knownKeys, _ bool) (knownKeys, bool) {
 		merged := mergeKeys(known.keys, keys, fromNotary)
 		for id, key := range merged {
@@ -266,13 +270,18 @@ func (r *KeyRing) learn(ctx context.Context, server string, keys []ServerKey, fr
 				changed = append(changed, key)
 			}
 		}
+		for id, key := range known.keys {
+			if _, ok := merged[id]; !ok {
+				gone = append(gone, key)
+			}
+		}
 		known.keys = merged
 		return known, true
 	})
 	if r.store == nil || len(changed) == 0 {
 		return
 	}
-	if err := r.store.SaveKeys(ctx, changed); err != nil {
+	if err := r.store.SaveKeys(ctx, changed, gone); err != nil {
 		r.log.Warn("keys of a server could not be stored", zap.String("server", server), zap.Error(err))
 	}
 }

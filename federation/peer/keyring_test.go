@@ -33,9 +33,12 @@ func (m *memory) LoadKeys(_ context.Context, server string) (out []ServerKey, er
 	return out, nil
 }
 
-func (m *memory) SaveKeys(_ context.Context, keys []ServerKey) error {
+func (m *memory) SaveKeys(_ context.Context, keys, gone []ServerKey) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for _, key := range gone {
+		delete(m.keys, key.Server+" "+key.ID)
+	}
 	if m.keys == nil {
 		m.keys = map[string]ServerKey{}
 	}
@@ -58,7 +61,7 @@ func ringOf(t testing.TB, name string, others ...*Keys) *KeyRing {
 		must(t, err)
 		keys, _, err := readKeyList(other.ServerName, list, time.Now())
 		must(t, err)
-		must(t, store.SaveKeys(t.Context(), keys))
+		must(t, store.SaveKeys(t.Context(), keys, nil))
 	}
 	return NewKeyRing(c, own, store, nil)
 }
@@ -137,7 +140,9 @@ func TestKeysAreFetchedOnce(t *testing.T) {
 // ill is a store that breaks on whatever it is to keep.
 type ill struct{ memory }
 
-func (*ill) SaveKeys(context.Context, []ServerKey) error { panic("these keys are too much") }
+func (*ill) SaveKeys(context.Context, []ServerKey, []ServerKey) error {
+	panic("these keys are too much")
+}
 
 // A panic over the keys of a server, which are fetched for all who wait, ends only the fetch.
 func TestPanicOverKeysFailsTheFetch(t *testing.T) {
@@ -263,6 +268,28 @@ func TestFalseKeyLists(t *testing.T) {
 		}
 		if n := p.asked.Load(); n != 1 {
 			t.Errorf("%s: asked %d times in a moment", name, n)
+		}
+	}
+}
+
+// A server that shows other keys each time it is asked fills neither memory nor the store, and its newest keys hold.
+func TestKeysWithoutEndAreForgotten(t *testing.T) {
+	ca := newAuthority(t)
+	p := publish(t, ca, "p.example")
+	store := &memory{}
+	r, _ := ourRing(t, ca, store)
+	for range 6 {
+		p.keys.Signing, p.keys.Old = nil, nil
+		for range maxKeys / 2 {
+			p.keys.Signing = append(p.keys.Signing, NewSigningKey())
+			old := NewSigningKey()
+			p.keys.Old = append(p.keys.Old, OldKey{ID: old.ID, Public: old.Public(), Expired: time.Now()})
+		}
+		object, err := p.keys.Sign([]byte(`{}`))
+		must(t, err)
+		must(t, r.VerifyJSON(t.Context(), p.keys.ServerName, object, time.Now()))
+		if known, _ := r.servers.get(p.keys.ServerName); len(known.keys) > 2*maxKeys || len(known.keys) != len(store.keys) {
+			t.Fatalf("%d keys are in memory, %d are stored", len(known.keys), len(store.keys))
 		}
 	}
 }

@@ -28,8 +28,11 @@ func (k keyStore) LoadKeys(ctx context.Context, server string) (keys []peer.Serv
 	return keys, err
 }
 
-func (k keyStore) SaveKeys(ctx context.Context, keys []peer.ServerKey) error {
+func (k keyStore) SaveKeys(ctx context.Context, keys, gone []peer.ServerKey) error {
 	return k.db.Write(ctx, nil, func(tx storage.Tx) error {
+		for _, v := range gone {
+			tx.DeleteServerKey(v.Server, v.ID)
+		}
 		for _, v := range keys {
 			tx.SetServerKey(storage.ServerKey{Server: v.Server, ID: v.ID, Key: base64.RawStdEncoding.EncodeToString(v.Public),
 				ValidUntil: toMillis(v.ValidUntil), Expired: toMillis(v.Expired)})
