@@ -18,6 +18,9 @@ func (s *Server) ReceiveFor(ctx context.Context, room id.RoomID, ev *event.Event
 	return s.take(ctx, "test", room, ev, nil)
 }
 
+// ReadAtMost bounds the events that a resolution may read.
+func (s *Server) ReadAtMost(n int) { s.maxRead = n }
+
 // Outside stores events as parts of a state that another server gave.
 func (s *Server) Outside(ctx context.Context, room id.RoomID, events ...*event.Event) error {
 	return s.addOutside(ctx, caller{theirs, "test"}, room, events)

@@ -144,6 +144,7 @@ func (m *moves) write(tx storage.Tx, room int64, roomID string) {
 type metrics struct {
 	moves prometheus.Counter
 	lost  prometheus.Counter
+	over  prometheus.Counter
 
 	collected prometheus.Counter
 }
@@ -154,11 +155,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Times that a room's current state changed beyond what an event says, because branches of the room met."}),
 		lost: prometheus.NewCounter(prometheus.CounterOpts{Name: "chancery_memberships_lost_total",
 			Help: "Users who were joined and are not since such a change, though nobody left or was put out."}),
+		over: prometheus.NewCounter(prometheus.CounterOpts{Name: "chancery_state_resolutions_refused_total",
+			Help: "Times that states of a room were not resolved since they differ in too much: the event that asked for it is refused."}),
 		collected: prometheus.NewCounter(prometheus.CounterOpts{Name: "chancery_state_nodes_collected_total",
 			Help: "Nodes of rooms' states that were removed because nothing led to them any more."}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.moves, m.lost, m.collected)
+		reg.MustRegister(m.moves, m.lost, m.over, m.collected)
 	}
 	return m
 }

@@ -1,12 +1,14 @@
 package roomserver_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 
 	"chancery/roomserver"
 	"chancery/roomserver/event"
+	"chancery/roomserver/state"
 	"chancery/storage"
 	"chancery/storage/sql"
 
@@ -103,6 +105,24 @@ func TestMembershipLostWithoutAnEventIsSeen(t *testing.T) {
 		}
 		if got := counter(t, r.reg, "chancery_state_moves_total"); got != 1 {
 			t.Errorf("after a ban there are %v moves", got)
+		}
+	})
+}
+
+// A fork that takes more than its budget to resolve is refused and counted, and the room goes on as it was.
+func TestAForkOverTheBudgetIsRefused(t *testing.T) {
+	eachVersionAndEngine(t, func(t *testing.T, version string, o sql.Options) {
+		r := makeReset(t, version, o)
+		r.s.ReadAtMost(1)
+		if err := r.s.ReceiveFor(t.Context(), r.room, r.fork); !errors.Is(err, state.ErrBudget) {
+			t.Fatalf("the fork: %v", err)
+		}
+		if got := counter(t, r.reg, "chancery_state_resolutions_refused_total"); got != 1 {
+			t.Errorf("%v forks are counted", got)
+		}
+		send(t, r.s, r.room, "m.room.message", nil, map[string]any{"body": "on and on", "msgtype": "m.text"})
+		if _, current := members(t, r.s, r.room); current[string(bob)] != "join" {
+			t.Errorf("the members are %v", current)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package roomserver
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -67,7 +68,11 @@ func (r *room) resolveAnew(roots []state.Root, told func(slots []int64, sets [][
 		Cover:  r.cover,
 		Create: create,
 		Trace:  trace,
+		Budget: r.s.maxRead,
 	})
+	if errors.Is(err, state.ErrBudget) {
+		r.s.metrics.over.Inc()
+	}
 	if err != nil {
 		return 0, fmt.Errorf("resolve %d states of %s: %w", len(roots), r.id, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"chancery"
 	"chancery/federation/peer"
 	"chancery/recent"
+	"chancery/roomserver/state"
 	"chancery/storage"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -64,6 +65,7 @@ type Server struct {
 	strangers vain[string] // servers that anybody may have us ask for an invite
 	rules     atomic.Int64 // counts changes of push rules
 	maxSlots  int64        // of a room
+	maxRead   int          // events that a resolution reads
 }
 
 // New makes the engine. Run must be running for idle rooms to leave memory.
@@ -79,7 +81,7 @@ func New(o Options) *Server {
 	s.share, s.states = newShare(), make(chan struct{}, largeStates)
 	s.vain = vain[int64]{pause: 10 * time.Second, most: 1}
 	s.strangers = vain[string]{pause: time.Minute, most: 3}
-	s.names.room, s.maxSlots = map[id.EventID]int64{}, maxSlots
+	s.names.room, s.maxSlots, s.maxRead = map[id.EventID]int64{}, maxSlots, state.MaxRead
 	return s
 }
 

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -31,10 +32,12 @@ type Input struct {
 	Create int64
 	// Trace is told how the result came about. Nil: nobody wants to know.
 	Trace *Trace
+	// Budget is how many events it may read; over it the error is ErrBudget. 0: MaxRead.
+	Budget int
 }
 
-// resolveBudget is how many events one resolution may read.
-const resolveBudget = 100_000
+// MaxRead is how many events one resolution may read.
+const MaxRead = 100_000
 
 // Resolve merges states of a room that differ. sets holds for each state its conflicted
 // events, those in which it differs from others; what all states agree on is read through
@@ -50,7 +53,7 @@ func Resolve(v *event.Version, sets [][]int64, in Input) (map[auth.Key]int64, er
 		known:  make(map[int64]*Known),
 		agreed: make(map[auth.Key]int64),
 		state:  make(map[auth.Key]*Known),
-		budget: resolveBudget,
+		budget: cmp.Or(in.Budget, MaxRead),
 	}
 	if err := r.load([]int64{in.Create}); err != nil {
 		return nil, err
@@ -109,7 +112,7 @@ func (r *resolution) load(nids []int64) error {
 	slices.Sort(missing)
 	missing = slices.Compact(missing)
 	if r.budget -= len(missing); r.budget < 0 {
-		return fmt.Errorf("%w: resolution of more than %d events", ErrBudget, resolveBudget)
+		return fmt.Errorf("%w: resolution of more than %d events", ErrBudget, cmp.Or(r.in.Budget, MaxRead))
 	}
 	got, err := r.in.Events(missing)
 	if err != nil {

@@ -228,7 +228,7 @@ func TestCreatorHasPowerWithoutPowerLevels(t *testing.T) {
 	// Bob's event is older; were alice's power taken for 0 it would come first.
 	rules := w.add(base, proto{sender: alice, typ: "m.room.join_rules", content: `{"join_rule":"invite"}`, ts: 5000})
 	k := w.events[rules]
-	r := &resolution{v: w.v, in: w.input(base), known: make(map[int64]*Known), budget: resolveBudget}
+	r := &resolution{v: w.v, in: w.input(base), known: make(map[int64]*Known), budget: MaxRead}
 	if err := r.load(append(k.Auth, rules)); err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +239,7 @@ func TestCreatorHasPowerWithoutPowerLevels(t *testing.T) {
 	base = w.found(w.levels(map[string]int{bob: 1 << 50}), bob)
 	mine := w.add(base, proto{sender: alice, typ: "m.room.topic"})
 	bobs := w.add(base, proto{sender: bob, typ: "m.room.topic"})
-	r = &resolution{v: w.v, in: w.input(base), known: make(map[int64]*Known), budget: resolveBudget}
+	r = &resolution{v: w.v, in: w.input(base), known: make(map[int64]*Known), budget: MaxRead}
 	if err := r.load([]int64{w.create, mine, bobs}); err != nil {
 		t.Fatal(err)
 	}
@@ -382,7 +382,7 @@ func TestPowerOrderIsNotQuadratic(t *testing.T) {
 	const length = 150_000
 	w := newWorld(t, "11", 10)
 	base := w.found(w.levels(map[string]int{alice: 100}))
-	r := &resolution{v: w.v, in: w.input(base), known: make(map[int64]*Known), budget: resolveBudget}
+	r := &resolution{v: w.v, in: w.input(base), known: make(map[int64]*Known), budget: MaxRead}
 	ev := w.events[base[rulesKey]].Event
 	var list []*Known
 	for i := range int64(length) {
@@ -443,7 +443,7 @@ func TestResolutionHasABudget(t *testing.T) {
 	w, states := largeRoom(t, "12", 10)
 	agreed, sets := split(states)
 	in := w.input(agreed)
-	for len(sets[0]) <= resolveBudget {
+	for len(sets[0]) <= MaxRead {
 		sets[0] = append(sets[0], int64(len(sets[0]))+1<<50)
 	}
 	if _, err := Resolve(w.v, sets, in); !errors.Is(err, ErrBudget) {
