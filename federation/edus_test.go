@@ -2,8 +2,11 @@ package federation_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -180,6 +183,91 @@ func TestSigningKeysAreKnownUnderTheirOldName(t *testing.T) {
 		if got := keys(); got.Master[alice] == nil {
 			t.Errorf("her keys are %+v", got)
 		}
+	})
+}
+
+// crossSigns gives a user of the node new cross-signing keys.
+func (n *node) crossSigns(user id.UserID) (master, self string) {
+	n.t.Helper()
+	first := peer.NewSigningKey()
+	master = base64.RawStdEncoding.EncodeToString(first.Public())
+	key := func(usage string) (public string, signed json.RawMessage) {
+		of := first
+		if usage != "master" {
+			of = peer.NewSigningKey()
+		}
+		public = base64.RawStdEncoding.EncodeToString(of.Public())
+		signed, err := peer.SignJSON(string(user), peer.SigningKey{ID: "ed25519:" + master, Private: first.Private},
+			content(map[string]any{"user_id": user, "usage": []string{usage}, "keys": map[string]string{"ed25519:" + public: public}}))
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		return public, signed
+	}
+	up := users.CrossSigningUpload{}
+	_, up.Master = key("master")
+	self, up.SelfSigning = key("self_signing")
+	_, up.UserSigning = key("user_signing")
+	change, err := n.users.CheckCrossSigning(n.t.Context(), user, up)
+	if err == nil {
+		err = n.users.MakeCrossSigning(n.t.Context(), change)
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return master, self
+}
+
+// Cross-signing keys that change are told to the servers that one shares a room with, those that everybody may see: nobody
+// has to ask. Of what changes while a server is away it ends up with the latest.
+//
+// spec: s2s#end-to-end-encryption
+func TestCrossSigningKeysAreToldToOtherServers(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.account("alice", "A"), b.account("bob", "B")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		b.whole(room)
+		if _, err := b.users.QueryKeys(t.Context(), bob, users.KeyQuery{alice: nil}, 0); err != nil { // from now on her list is kept
+			t.Fatal(err)
+		}
+		read := func(ok func(tx storage.Tx) (bool, error)) func() bool {
+			return func() (is bool) {
+				if err := b.db.Read(context.Background(), func(tx storage.Tx) (err error) { is, err = ok(tx); return err }); err != nil {
+					t.Fatal(err)
+				}
+				return is
+			}
+		}
+		eventually(t, "her list is kept", read(func(tx storage.Tx) (bool, error) {
+			lists, err := tx.RemoteDeviceLists([]string{string(alice)})
+			return len(lists) == 1 && !lists[0].Stale, err
+		}))
+		a.before = func(w http.ResponseWriter, r *http.Request) bool { // what comes now was not asked for
+			asked := strings.Contains(r.URL.Path, "/user/")
+			if asked {
+				w.WriteHeader(http.StatusForbidden)
+			}
+			return asked
+		}
+		arrive := func(master, self string) {
+			t.Helper()
+			eventually(t, "the two keys are there", read(func(tx storage.Tx) (bool, error) {
+				keys, err := tx.CrossSigningKeys([]string{string(alice)})
+				public := map[string]string{}
+				for _, k := range keys {
+					public[k.Usage] = k.Public
+				}
+				return len(keys) == 2 && public["master"] == master && public["self_signing"] == self, err
+			}))
+		}
+		arrive(a.crossSigns(alice))
+		b.deaf.Store(true)
+		a.crossSigns(alice)
+		master, self := a.crossSigns(alice)
+		a.backsOff(b)
+		b.deaf.Store(false)
+		arrive(master, self)
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,7 +25,8 @@ import (
 // judge answers for a policy server in its place: it refuses what says "spam", and counts what it is asked.
 type judge struct {
 	asked atomic.Int64
-	mode  atomic.Value // "" as the server itself does, "spam" refuse spam, "away", "nonsense"
+	mode  atomic.Value                  // "" as the server itself does, "spam" refuse spam, "away", "nonsense"
+	held  atomic.Pointer[chan struct{}] // answers wait for it
 }
 
 func (j *judge) set(mode string) { j.mode.Store(mode) }
@@ -34,6 +36,12 @@ func (j *judge) before(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	j.asked.Add(1)
+	if held := j.held.Load(); held != nil {
+		select {
+		case <-*held:
+		case <-r.Context().Done():
+		}
+	}
 	switch mode, _ := j.mode.Load().(string); mode {
 	case "spam":
 		w.WriteHeader(http.StatusBadRequest)
@@ -155,6 +163,39 @@ func TestEventsAreRecommendedBeforeTheyAreSent(t *testing.T) {
 		if j.asked.Load() != before {
 			t.Error("it is asked on")
 		}
+	})
+}
+
+// A room does not wait for its policy server: while that thinks about one message, the room takes others.
+//
+// spec: s2s#asking-for-a-policy-server-signature-on-an-event
+func TestARoomDoesNotWaitForItsPolicyServer(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, p *node) {
+		room, j := policed(t, a, p)
+		alice := a.user("alice")
+		slow := make(chan struct{})
+		j.held.Store(&slow)
+		goOn := sync.OnceFunc(func() { close(slow) })
+		defer goOn()
+		sent := make(chan error, 1)
+		go func() {
+			_, err := a.rooms.Send(t.Context(), roomserver.NewEvent{Room: room, Sender: alice, Type: "m.room.message", Content: content(map[string]any{"body": "wait", "msgtype": "m.text"})})
+			sent <- err
+		}()
+		eventually(t, "the policy server is asked", func() bool { return j.asked.Load() == 1 })
+		p.say(p.user("warden"), room, "from elsewhere")           // comes with its signature
+		a.hears(room, []string{"from elsewhere"})                 // others' events
+		a.set(alice, room, "m.room.policy", "", map[string]any{}) // our own that needs no signature
+		select {
+		case err := <-sent:
+			t.Errorf("the message did not wait for the policy server: %v", err)
+		default:
+		}
+		goOn()
+		if err := <-sent; err != nil {
+			t.Errorf("the message: %v", err)
+		}
+		a.hears(room, []string{"from elsewhere", "wait"})
 	})
 }
 

@@ -5,7 +5,9 @@ import (
 
 	"chancery"
 	"chancery/roomserver"
+	"chancery/roomserver/state"
 	"chancery/storage/sql"
+	"chancery/storage/sql/sqltest"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -57,6 +59,39 @@ func TestResolutionIsReplayed(t *testing.T) {
 	})
 }
 
+// So is a resolution of version 1, which takes the lowest of those in conflict unasked, and loses nobody's join.
+//
+// spec: rooms/v1#state-resolution
+func TestOldResolutionIsReplayed(t *testing.T) {
+	r := makeReset(t, "1", sqltest.SQLite(t))
+	if err := r.s.ReceiveFor(t.Context(), r.room, r.fork); err != nil {
+		t.Fatal(err)
+	}
+	merging := send(t, r.s, r.room, "m.room.message", nil, map[string]any{"body": "both", "msgtype": "m.text"})
+	x, err := again(t, r.s).Explain(t.Context(), r.room, merging)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := x.Merge
+	if m == nil || m.Algorithm != "1" || !m.AsStored || len(m.Sets) != 2 {
+		t.Fatalf("the message that ties the ends is explained as %+v", x)
+	}
+	orders := map[id.EventID]string{}
+	for _, tried := range m.Tried {
+		if orders[tried.ID] = tried.Order; !tried.Allowed || (len(tried.Said) == 0) != (tried.Order == state.Unasked) {
+			t.Errorf("tried: %+v", tried)
+		}
+	}
+	if len(m.Tried) != 3 || orders[r.bob] != state.Unasked || orders[r.fork.ID()] != "by ascending depth" {
+		t.Errorf("the orders are %v", orders)
+	}
+	for _, v := range m.Result {
+		if v.Event == nil || v.Event.ID != r.bob && v.Event.ID != r.fork.ID() {
+			t.Errorf("the result is %+v", v)
+		}
+	}
+}
+
 // wantReset expects the resolution by which bob's join falls away.
 func (r *reset) wantReset(t *testing.T, m *roomserver.Merge) {
 	t.Helper()
@@ -74,7 +109,7 @@ func (r *reset) wantReset(t *testing.T, m *roomserver.Merge) {
 		t.Errorf("the full conflicted set is %+v", m.Full)
 	}
 	last := m.Tried[len(m.Tried)-1]
-	if last.ID != r.bob || last.Allowed || last.Order != "mainline order" {
+	if last.ID != r.bob || last.Allowed || last.Order != "in mainline order" {
 		t.Errorf("tried last: %+v", last)
 	}
 	rule, text := "4.3.7", "Otherwise, reject."

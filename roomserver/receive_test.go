@@ -1,6 +1,7 @@
 package roomserver_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -74,12 +75,13 @@ func (o other) sign(t testing.TB, version string, proposal json.RawMessage, chan
 	if k := g.Get("state_key"); k.Exists() {
 		p.StateKey = &k.Str
 	}
-	for _, e := range g.Get("prev_events").Array() {
-		p.PrevEvents = append(p.PrevEvents, id.EventID(e.Str))
+	names := func(list gjson.Result) (ids []id.EventID) {
+		for _, e := range list.Array() {
+			ids = append(ids, id.EventID(cmp.Or(e.Str, e.Get("0").Str))) // versions 1 and 2 add hashes
+		}
+		return ids
 	}
-	for _, e := range g.Get("auth_events").Array() {
-		p.AuthEvents = append(p.AuthEvents, id.EventID(e.Str))
-	}
+	p.PrevEvents, p.AuthEvents = names(g.Get("prev_events")), names(g.Get("auth_events"))
 	if change != nil {
 		change(&p)
 	}
@@ -93,7 +95,7 @@ func (o other) sign(t testing.TB, version string, proposal json.RawMessage, chan
 // join brings carol in through the handshake, and gives her join.
 func (o other) join(t testing.TB, s *roomserver.Server, room id.RoomID) *event.Event {
 	t.Helper()
-	made, err := s.MakeMembership(t.Context(), o.name, room, carol, "join", []string{"11", "12"})
+	made, err := s.MakeMembership(t.Context(), o.name, room, carol, "join", []string{"1", "11", "12"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"chancery"
 	"chancery/roomserver"
+	"chancery/roomserver/event"
 	"chancery/storage"
 	"chancery/storage/sql"
 	"chancery/storage/sql/sqltest"
@@ -66,6 +67,9 @@ func newRoom(t testing.TB, s *roomserver.Server, version string) id.RoomID {
 	t.Helper()
 	empty, me := "", string(alice)
 	creator := map[string]any{"room_version": version}
+	if v, _ := event.Lookup(version); !v.CreatorFromSender {
+		creator["creator"] = alice
+	}
 	levels := map[string]any{"users": map[string]any{string(alice): 100}}
 	if version == "12" {
 		levels = map[string]any{}

@@ -14,6 +14,7 @@ import (
 	"chancery/cmd/chancery/operator"
 	"chancery/roomserver"
 	"chancery/roomserver/auth"
+	"chancery/roomserver/state"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -239,7 +240,11 @@ func (p page) merge(m *roomserver.Merge) {
 	for i, t := range m.Tried {
 		if t.Order != order {
 			order = t.Order
-			p.line("  tried in %s", order)
+			if order == state.Unasked {
+				p.line("  taken without a question")
+			} else {
+				p.line("  tried %s", order)
+			}
 		}
 		verdict := "refused"
 		if t.Allowed {

@@ -49,7 +49,7 @@ func (r *resolution) resolveV1(conflicted []int64) error {
 			continue
 		}
 		for _, k := range slices.Backward(conflicts[key]) {
-			if r.check("the highest that is allowed", k) == nil {
+			if r.check("from the highest down", k) == nil {
 				r.state[key] = k
 				break
 			}

@@ -42,12 +42,12 @@ func (r *resolution) resolveV2(sets [][]int64, conflicted []int64) error {
 	if err != nil {
 		return err
 	}
-	r.apply("reverse topological power order", r.powerOrder(first))
+	r.apply("in reverse topological power order", r.powerOrder(first))
 	sorted, err := r.mainlineOrder(rest)
 	if err != nil {
 		return err
 	}
-	r.apply("mainline order", sorted)
+	r.apply("in mainline order", sorted)
 	return nil
 }
 

@@ -15,6 +15,9 @@ type Trace struct {
 	positions map[int64]int64
 }
 
+// Unasked is the order of what version 1 takes without asking the rules.
+const Unasked = "unasked"
+
 // Tried is one event that was tried against the partially resolved state.
 type Tried struct {
 	NID      int64
@@ -43,7 +46,7 @@ func (t *Trace) mainline(base *Known, positions map[int64]int64) {
 // uncontested is told of an event that version 1 takes unasked.
 func (t *Trace) uncontested(k *Known) {
 	if t != nil {
-		t.Tried = append(t.Tried, Tried{NID: k.NID, Order: "taken unasked", Mainline: -1, Allowed: true})
+		t.Tried = append(t.Tried, Tried{NID: k.NID, Order: Unasked, Mainline: -1, Allowed: true})
 	}
 }
 
