@@ -237,9 +237,9 @@ func (tx Tx) AddMissing(room, event int64, prevID string) {
 		ON CONFLICT (room, event, prev_id) DO NOTHING`, room, event, sql.Text(prevID))
 }
 
-// RemoveMissing closes the gaps that waited for an event.
+// RemoveMissing closes the gaps that waited for an event. The plus is explained at StateRows.
 func (tx Tx) RemoveMissing(room int64, prevID string) {
-	tx.Exec(`DELETE FROM missing_prev WHERE room = $1 AND prev_id = $2`, room, sql.Text(prevID))
+	tx.Exec(`DELETE FROM missing_prev WHERE +room = $1 AND prev_id = $2`, room, sql.Text(prevID))
 }
 
 // Gap is an event with a prev event that is not here.
@@ -333,7 +333,7 @@ type Awaiting struct {
 	Status EventStatus
 }
 
-// Awaiting lists for some events those of the room that wait for them.
+// Awaiting lists for some events those of the room that wait for them. The plus is explained at StateRows.
 func (tx Tx) Awaiting(room int64, ids []string) ([]Awaiting, error) {
 	return sql.Collect(tx.Tx, func(r *sql.Rows) (Awaiting, error) {
 		var a Awaiting
@@ -342,7 +342,7 @@ func (tx Tx) Awaiting(room int64, ids []string) ([]Awaiting, error) {
 		a.PrevID, a.Status = sql.Untext(a.PrevID), EventStatus(status)
 		return a, err
 	}, `SELECT m.prev_id, e.nid, e.status FROM missing_prev m JOIN events e ON e.nid = m.event
-		WHERE m.room = $1 AND m.prev_id = ANY($2)`, room, escapedTexts(ids))
+		WHERE +m.room = $1 AND m.prev_id = ANY($2)`, room, escapedTexts(ids))
 }
 
 // Bearing is how an event stands, without the event.

@@ -107,7 +107,8 @@ type StateRow struct {
 	Status   EventStatus
 }
 
-// StateRows finds state events of a room by ID, in no order.
+// StateRows finds state events of a room by ID, in no order. The plus has SQLite go by the IDs: it takes an index by the
+// room for better, and would read all of the room for each piece of its state.
 func (tx Tx) StateRows(room int64, ids []string) ([]StateRow, error) {
 	return sql.Collect(tx.Tx, func(r *sql.Rows) (StateRow, error) {
 		var v StateRow
@@ -115,7 +116,7 @@ func (tx Tx) StateRows(room int64, ids []string) ([]StateRow, error) {
 		v.ID, v.Type, v.StateKey = sql.Untext(v.ID), sql.Untext(v.Type), sql.Untext(v.StateKey)
 		return v, err
 	}, `SELECT nid, event_id, type, state_key, status FROM events
-		WHERE event_id = ANY($2) AND room = $1 AND state_key IS NOT NULL`, room, escaped(ids))
+		WHERE event_id = ANY($2) AND +room = $1 AND state_key IS NOT NULL`, room, escaped(ids))
 }
 
 // MemberEvents lists every member of a room with the event that made them so.

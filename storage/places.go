@@ -68,8 +68,11 @@ func (tx Tx) LinksFrom(room int64, chains []int64) ([]PlaceLink, error) {
 		WHERE room = $1 AND from_chain = ANY($2)`, room, chains)
 }
 
-// LinksTo lists the links from other chains into the same part of some chains.
+// LinksTo lists the links from other chains into the same part of some chains. SQLite is told by which index: it would
+// read all links of the room.
 func (tx Tx) LinksTo(room int64, chains []int64, first, last int64, limit int) ([]PlaceLink, error) {
-	return sql.Collect(tx.Tx, scanLink, `SELECT from_chain, from_idx, to_chain, to_idx FROM chain_links
-		WHERE room = $1 AND to_chain = ANY($2) AND to_idx >= $3 AND to_idx <= $4 AND from_chain <> to_chain LIMIT $5`, room, chains, first, last, limit)
+	return sql.Collect(tx.Tx, scanLink, `SELECT from_chain, from_idx, to_chain, to_idx FROM chain_links `+
+		tx.Pair(``, `INDEXED BY chain_links_to `)+
+		`WHERE room = $1 AND to_chain = ANY($2) AND to_idx >= $3 AND to_idx <= $4 AND from_chain <> to_chain LIMIT $5`,
+		room, chains, first, last, limit)
 }

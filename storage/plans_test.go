@@ -37,9 +37,28 @@ var readsAll = map[string]string{
 	"WHERE joined > 0 AND room_id IN (SELECT room_id FROM published)": "the room directory is counted",
 }
 
+// Statements that read all of a table's rows for a room on purpose, by their text: SQLite has no idea of how many a room
+// has, and takes an index by the room alone for a good one.
+var readsAllOfARoom = map[string]string{
+	"SELECT (SELECT min(ord) FROM events":                   "the first row and the last",
+	"SELECT user_id, event FROM members WHERE room = $1":    "once, when a room becomes whole",
+	"SELECT slot, type, state_key FROM state_slots":         "once, when a room becomes whole or is rebuilt",
+	"JOIN accounts a ON a.user_id = m.user_id":              "guests, who are put out",
+	"DELETE FROM invites WHERE room_id = $1":                "once, when a room is joined",
+	"JOIN remote_device_lists l ON l.user_id = m.user_id":   "once, when a room is left",
+	"FROM facts WHERE room = $1 AND room <> 0 AND kind = 3": "an operator asks what moved without an event",
+	"FROM receipts WHERE room = ANY($1)":                    "all are told",
+	"r.rel_type = 'm.thread' AND e.status = 0":              "the threads of a room are listed",
+	"FROM missing_prev m JOIN events e":                     "the open gaps of a room",
+}
+
+// Tables that have few rows for a room, however large and old it is.
+var fewOfARoom = []string{"extremities", "member_servers", "partial_events", "partial_servers", "server_sets", "unjudged"}
+
 var (
 	named  = regexp.MustCompile(`(?i)\b(?:FROM|JOIN|UPDATE|INTO)\s+([a-z_]+)(?:\s+(?:AS\s+)?([a-z]\w*))?`)
 	scans  = regexp.MustCompile(`^SCAN (\w+)`)
+	ofRoom = regexp.MustCompile(`^SEARCH (\w+) USING .*\(room=\?\)$`)
 	spaces = regexp.MustCompile(`\s+`)
 	// Facts of rooms or of users, which have indexes of their own, and no more of them than have a room or a user.
 	ofSomeFacts = regexp.MustCompile(`(?s)FROM facts\s.*\b(room|user_id) = `)
@@ -65,12 +84,12 @@ func TestNoStatementReadsAWholeTable(t *testing.T) {
 	for _, dir := range []string{".", "sql"} {
 		maps.Copy(found, textsOf(t, dir).all(t))
 	}
-	judge := func(t *testing.T, text, how, table string) {
+	judge := func(t *testing.T, text, how, table string, onPurpose map[string]string) {
 		if slices.Contains(fewRows, table) {
 			return
 		}
 		one := spaces.ReplaceAllString(text, " ")
-		for part := range readsAll {
+		for part := range onPurpose {
 			if strings.Contains(one, part) {
 				return
 			}
@@ -106,11 +125,14 @@ func TestNoStatementReadsAWholeTable(t *testing.T) {
 				for _, line := range lines {
 					m := scans.FindStringSubmatch(line)
 					if m != nil && tables[m[1]] != "" && !slices.ContainsFunc(partial, func(name string) bool { return strings.HasSuffix(line, " INDEX "+name) }) {
-						judge(t, text, "reads all of", tables[m[1]])
+						judge(t, text, "reads all of", tables[m[1]], readsAll)
+					}
+					if m := ofRoom.FindStringSubmatch(line); m != nil && tables[m[1]] != "" && !slices.Contains(fewOfARoom, tables[m[1]]) {
+						judge(t, text, "reads, of a room, all of", tables[m[1]], readsAllOfARoom)
 					}
 				}
 				if ofSomeFacts.MatchString(text) && !strings.Contains(strings.Join(lines, "\n"), "USING INDEX facts_") {
-					judge(t, text, "reads, of all rooms and users,", "facts")
+					judge(t, text, "reads, of all rooms and users,", "facts", readsAll)
 				}
 				return err
 			})
@@ -148,15 +170,15 @@ func TestNoStatementReadsAWholeTable(t *testing.T) {
 			partial[name] = true
 		}
 		for text := range found {
-			if !explains.MatchString(text) {
+			if !explains.MatchString(text) || onlySQLite.MatchString(text) {
 				continue
 			}
 			tables, indexes := scanned(t, conn, text, partial)
 			for _, table := range tables {
-				judge(t, text, "reads all of", table)
+				judge(t, text, "reads all of", table, readsAll)
 			}
 			if ofSomeFacts.MatchString(text) && !slices.ContainsFunc(indexes, func(name string) bool { return partial[name] }) {
-				judge(t, text, "reads, of all rooms and users,", "facts")
+				judge(t, text, "reads, of all rooms and users,", "facts", readsAll)
 			}
 		}
 	})

@@ -87,10 +87,11 @@ func (tx Tx) RemoveExtremity(room, event int64) {
 	tx.Exec(`DELETE FROM extremities WHERE room = $1 AND event = $2`, room, event)
 }
 
-// OrdBounds gives the lowest and the highest place in the room's history (0, 0 when it has none).
+// OrdBounds gives the lowest and the highest place in the room's history (0, 0 when it has none). Asked for both at once,
+// SQLite would read all of the history.
 func (tx Tx) OrdBounds(room int64) (low, high int64, err error) {
 	var l, h *int64
-	if err := tx.QueryRow(`SELECT min(ord), max(ord) FROM events WHERE room = $1`, room).Scan(&l, &h); err != nil {
+	if err := tx.QueryRow(`SELECT (SELECT min(ord) FROM events WHERE room = $1), (SELECT max(ord) FROM events WHERE room = $1)`, room).Scan(&l, &h); err != nil {
 		return 0, 0, err
 	}
 	if l == nil || h == nil {
