@@ -81,7 +81,7 @@ func requiredMembers(typ reflect.Type) []string {
 }
 
 // readBody reads at most limit bytes.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+func readBody(w http.ResponseWriter, r *http.Request, limit int64, held *held) ([]byte, error) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil, nil
 	}
@@ -93,11 +93,14 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	}
 	var buf bytes.Buffer
 	if r.ContentLength > 0 {
-		buf.Grow(int(r.ContentLength) + bytes.MinRead)
+		buf.Grow(int(min(r.ContentLength, 64<<10)) + bytes.MinRead)
 	}
-	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
+	_, err := buf.ReadFrom(http.MaxBytesReader(w, counting{r.Body, held}, limit))
 	var tooLarge *http.MaxBytesError
+	var tooMuch *chancery.Error
 	switch {
+	case errors.As(err, &tooMuch):
+		return nil, tooMuch
 	case errors.As(err, &tooLarge):
 		return nil, chancery.TooLarge("the body is larger than %d bytes", limit)
 	case errors.Is(err, io.ErrUnexpectedEOF):

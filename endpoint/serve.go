@@ -44,7 +44,8 @@ type API struct {
 
 type server struct {
 	API
-	tree *tree
+	tree   *tree
+	bodies bodies
 }
 
 // New makes the handler of an API. A table that contradicts itself is a mistake in the
@@ -188,6 +189,8 @@ func (s *server) serve(w *recorder, r *http.Request, route *Route, values pathVa
 	ctx := r.Context()
 	address := ClientIP(r, s.Proxies)
 	var body []byte
+	held := &held{bodies: &s.bodies, address: address}
+	defer held.done()
 	// A server's signature covers the body, so it is read first; a client's is read only
 	// when we know whose it is. Checking the signature may mean asking a server for its keys,
 	// so the limit, by address, comes before.
@@ -195,7 +198,7 @@ func (s *server) serve(w *recorder, r *http.Request, route *Route, values pathVa
 		if err := s.Limits.allow(route.Limit, Caller{IP: address}); err != nil {
 			return err
 		}
-		if body, err = s.readBody(w, r, route); err != nil {
+		if body, err = s.readBody(w, r, route, held); err != nil {
 			return err
 		}
 	}
@@ -219,7 +222,7 @@ func (s *server) serve(w *recorder, r *http.Request, route *Route, values pathVa
 		return route.Handler.raw(w, r, caller)
 	}
 	if route.Auth != ServerSignature && len(route.Handler.input.bodies) > 0 {
-		if body, err = s.readBody(w, r, route); err != nil {
+		if body, err = s.readBody(w, r, route, held); err != nil {
 			return err
 		}
 	}
@@ -235,10 +238,10 @@ func (s *server) serve(w *recorder, r *http.Request, route *Route, values pathVa
 }
 
 // readBody bounds the body in bytes and in time.
-func (s *server) readBody(w http.ResponseWriter, r *http.Request, route *Route) ([]byte, error) {
+func (s *server) readBody(w http.ResponseWriter, r *http.Request, route *Route, held *held) ([]byte, error) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(s.Timeout)) // not every connection has deadlines
-	body, err := readBody(w, r, route.MaxBody)
+	body, err := readBody(w, r, route.MaxBody, held)
 	_ = control.SetReadDeadline(time.Time{})
 	return body, err
 }
