@@ -20,7 +20,11 @@ func (rd *Reader) Lookup(tx storage.Tx, room storage.Room, asked []Lookup) ([]*S
 	if len(asked) == 0 {
 		return out, nil
 	}
-	slots, err := slotsOf(tx, room.NID, asked)
+	keys := make([]Key, len(asked))
+	for i, l := range asked {
+		keys[i] = l.Key
+	}
+	slots, err := rd.slotsOf(tx, room.NID, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -46,29 +50,43 @@ func (rd *Reader) Lookup(tx storage.Tx, room storage.Room, asked []Lookup) ([]*S
 	return out, nil
 }
 
-func slotsOf(tx storage.Tx, room int64, asked []Lookup) (map[Key]int64, error) {
-	wanted := make(map[Key]bool, len(asked))
-	var types, keys []string
+type slotKey struct {
+	room int64
+	Key
+}
+
+// slotsOf finds the slots of some keys; what has none is left out.
+func (rd *Reader) slotsOf(tx storage.Tx, room int64, keys []Key) (map[Key]int64, error) {
+	slots := make(map[Key]int64, len(keys))
+	unknown := map[Key]bool{}
+	var types, stateKeys []string
 	seenType, seenKey := map[string]bool{}, map[string]bool{}
-	for _, l := range asked {
-		wanted[l.Key] = true
-		if !seenType[l.Key.Type] {
-			seenType[l.Key.Type] = true
-			types = append(types, l.Key.Type)
+	for _, k := range keys {
+		if slot, ok := rd.slots.Get(slotKey{room, k}); ok {
+			slots[k] = slot
+			continue
 		}
-		if !seenKey[l.Key.StateKey] {
-			seenKey[l.Key.StateKey] = true
-			keys = append(keys, l.Key.StateKey)
+		unknown[k] = true
+		if !seenType[k.Type] {
+			seenType[k.Type] = true
+			types = append(types, k.Type)
+		}
+		if !seenKey[k.StateKey] {
+			seenKey[k.StateKey] = true
+			stateKeys = append(stateKeys, k.StateKey)
 		}
 	}
-	found, err := tx.SlotsByKeys(room, types, keys)
+	if len(unknown) == 0 {
+		return slots, nil
+	}
+	found, err := tx.SlotsByKeys(room, types, stateKeys)
 	if err != nil {
 		return nil, err
 	}
-	slots := make(map[Key]int64, len(wanted))
 	for _, s := range found {
-		if k := (Key{s.Type, s.StateKey}); wanted[k] {
+		if k := (Key{s.Type, s.StateKey}); unknown[k] {
 			slots[k] = s.Slot
+			rd.slots.Put(slotKey{room, k}, s.Slot, 150+len(k.Type)+len(k.StateKey))
 		}
 	}
 	return slots, nil

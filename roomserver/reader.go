@@ -37,6 +37,7 @@ func (s *Stored) isJudged() bool {
 type Reader struct {
 	events *recent.Cache[int64, *Stored]
 	auths  *recent.Cache[int64, []int64] // the numbers of auth events
+	slots  *recent.Cache[slotKey, int64] // a key keeps its slot for as long as we have the room
 	nodes  *state.Cache
 
 	summaries summaries
@@ -47,7 +48,8 @@ type Reader struct {
 func NewReader(cacheBytes int) *Reader {
 	return &Reader{
 		events:   recent.New[int64, *Stored](cacheBytes / 2),
-		auths:    recent.New[int64, []int64](cacheBytes / 8),
+		auths:    recent.New[int64, []int64](cacheBytes / 16),
+		slots:    recent.New[slotKey, int64](cacheBytes / 16),
 		nodes:    state.NewCache(cacheBytes / 4),
 		previews: recent.New[int64, previewAt](cacheBytes / 8),
 	}
@@ -270,9 +272,20 @@ func (rd *Reader) StateExcept(tx storage.Tx, room storage.Room, root state.Root,
 
 // StateKeys reads the state events of one type with some state keys.
 func (rd *Reader) StateKeys(tx storage.Tx, room storage.Room, root state.Root, typ string, keys []string) ([]*Stored, error) {
-	slots, err := tx.SlotsByKey(room.NID, typ, keys)
+	asked := make([]Key, len(keys))
+	for i, k := range keys {
+		asked[i] = Key{typ, k}
+	}
+	known, err := rd.slotsOf(tx, room.NID, asked)
 	if err != nil {
 		return nil, err
+	}
+	slots := make([]storage.Slot, 0, len(keys))
+	for _, k := range asked {
+		if slot, ok := known[k]; ok {
+			slots = append(slots, storage.Slot{Slot: slot, Type: k.Type, StateKey: k.StateKey})
+			delete(known, k) // asked for twice, it is told once
+		}
 	}
 	return rd.stateOf(tx, room, root, slots)
 }

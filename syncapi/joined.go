@@ -131,6 +131,16 @@ func (a *answer) timelineOf(j *joined) (*timeline, error) {
 		return nil, err
 	}
 	if alike {
+		// What relates to them later comes with a later fact of the room, and so in another timeline.
+		ids := make([]string, len(t.events))
+		for i, ev := range t.events {
+			ids[i] = string(ev.ID())
+		}
+		types, err := a.tx.RelTypesTo(j.row.NID, ids)
+		if err != nil {
+			return nil, fmt.Errorf("read relations: %w", err)
+		}
+		t.bare = len(types) == 0
 		a.s.shared.timelines.Put(key, t, 200+16*len(t.events))
 	}
 	return t, nil
@@ -139,11 +149,11 @@ func (a *answer) timelineOf(j *joined) (*timeline, error) {
 // writeJoin writes one room; nil when there is nothing to tell of it.
 func (a *answer) writeJoin(j *joined, beside *beside) (*writer, error) {
 	f := &a.q.filter.Room
-	events, err := a.format(j.row, j.timeline.events, false)
+	events, err := a.format(j.row, j.timeline.events, clientevent.Form{Unrelated: j.timeline.bare})
 	if err != nil {
 		return nil, err
 	}
-	stateEvents, err := a.format(j.row, j.state, true)
+	stateEvents, err := a.format(j.row, j.state, clientevent.Form{Brief: true})
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +196,7 @@ func writeTimeline(w *writer, t *timeline, events []json.RawMessage) {
 }
 
 // format gives events the form that the client asked for.
-func (a *answer) format(room storage.Room, events []*roomserver.Stored, brief bool) ([]json.RawMessage, error) {
+func (a *answer) format(room storage.Room, events []*roomserver.Stored, form clientevent.Form) ([]json.RawMessage, error) {
 	if a.q.filter.Format == "federation" {
 		out := make([]json.RawMessage, len(events))
 		for i, ev := range events {
@@ -197,7 +207,7 @@ func (a *answer) format(room storage.Room, events []*roomserver.Stored, brief bo
 		}
 		return out, nil
 	}
-	out, err := clientevent.Format(a.tx, a.s.Reader, room, a.viewer, events, clientevent.Form{Brief: brief})
+	out, err := clientevent.Format(a.tx, a.s.Reader, room, a.viewer, events, form)
 	if err != nil {
 		return nil, fmt.Errorf("give events their form: %w", err)
 	}

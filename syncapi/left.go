@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/roomserver"
+	"chancery/roomserver/clientevent"
 	"chancery/roomserver/event"
 	"chancery/roomserver/page"
 	"chancery/storage"
@@ -74,11 +75,11 @@ func (a *answer) writeLeave(l *left) (*writer, error) {
 		a.viewer.Until = leave.Ord
 		defer func() { a.viewer.Until = 0 }()
 	}
-	events, err := a.format(l.row, j.timeline.events, false)
+	events, err := a.format(l.row, j.timeline.events, clientevent.Form{})
 	if err != nil {
 		return nil, err
 	}
-	stateEvents, err := a.format(l.row, j.state, true)
+	stateEvents, err := a.format(l.row, j.state, clientevent.Form{Brief: true})
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package syncapi
 
 import (
+	"chancery/roomserver"
 	"chancery/storage"
 
 	"github.com/tidwall/gjson"
@@ -36,12 +37,15 @@ func (a *answer) summarise(room storage.Room) (*summary, error) {
 
 // isNamed says whether the room has a name or an alias to go by.
 func (a *answer) isNamed(room storage.Room) (bool, error) {
-	for typ, member := range map[string]string{"m.room.name": "name", "m.room.canonical_alias": "alias"} {
-		ev, err := a.s.Reader.StateEvent(a.tx, room, rootOf(room), typ, "")
-		if err != nil {
-			return false, err
-		}
-		if ev != nil && gjson.GetBytes(ev.Content(), member).Str != "" {
+	found, err := a.s.Reader.Lookup(a.tx, room, []roomserver.Lookup{
+		{Root: rootOf(room), Key: roomserver.Key{Type: "m.room.name"}},
+		{Root: rootOf(room), Key: roomserver.Key{Type: "m.room.canonical_alias"}},
+	})
+	if err != nil {
+		return false, err
+	}
+	for i, member := range []string{"name", "alias"} {
+		if ev := found[i]; ev != nil && gjson.GetBytes(ev.Content(), member).Str != "" {
 			return true, nil
 		}
 	}

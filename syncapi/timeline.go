@@ -17,6 +17,7 @@ type timeline struct {
 	events  []*roomserver.Stored
 	limited bool   // something is missing between the token and the first event
 	prev    string // where to go on backwards
+	bare    bool   // no event relates to these
 	start   state.Root
 }
 

@@ -31,6 +31,8 @@ type Form struct {
 	RoomID bool
 	// Brief leaves out what takes a look at other events: for lists of current state.
 	Brief bool
+	// Unrelated says that no other event relates to these: it is known, and not looked for.
+	Unrelated bool
 }
 
 // Format gives events of one room the client format, in their order. It takes a handful of queries,
@@ -39,7 +41,7 @@ type Form struct {
 // spec: c2s#room-event-format
 func Format(tx storage.Tx, rd *roomserver.Reader, room storage.Room, viewer Viewer, events []*roomserver.Stored, form Form) ([]json.RawMessage, error) {
 	f := &formatter{tx: tx, rd: rd, room: room, viewer: viewer, form: form, now: time.Now().UnixMilli()}
-	if form.Brief {
+	if form.Brief || form.Unrelated {
 		return f.format(events, nothing)
 	}
 	return f.format(events, everything)
@@ -189,8 +191,11 @@ func (f *formatter) states(events []*roomserver.Stored, extra []beside) error {
 		}
 		before(own.Type, own.StateKey)
 		before("m.room.history_visibility", "")
-		key, _ := ev.StateKey()
-		before(ev.Type(), key) // of an event that is no state, nothing is looked at
+		if key, isState := ev.StateKey(); isState {
+			before(ev.Type(), key)
+		} else {
+			before(own.Type, own.StateKey) // nothing is looked at
+		}
 	}
 	found, err := f.rd.Lookup(f.tx, f.room, asked)
 	if err != nil {
