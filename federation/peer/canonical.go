@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -22,34 +23,62 @@ func CanonicalJSON(in []byte) ([]byte, error) {
 		return nil, ErrNotCanonical
 	}
 	p := canonical{in: in}
-	root, err := p.value()
+	spelled, err := p.spell()
 	if err != nil {
 		return nil, err
 	}
-	return p.append(make([]byte, 0, len(in)), root), nil
+	p = canonical{in: spelled}
+	root := p.value()
+	if root.tree == nil {
+		return spelled, nil
+	}
+	return p.append(make([]byte, 0, len(spelled)), root), nil
 }
 
-// canonical reads valid JSON into a tree and writes the tree in order.
+// canonical reads valid JSON twice: first it spells each value as it must be, then it puts members in order. What is in
+// order stays a piece of the text: only around what is not is a tree made, since each value may be two bytes of very many.
 type canonical struct {
 	in []byte
 	at int
 }
 
+// node is a value: the text of it, or what is not in order.
 type node struct {
-	kind    byte // '{', '[' or 0 for what is written as it is
-	raw     []byte
-	names   []string
+	raw  []byte
+	tree *tree
+}
+
+// tree is an object or an array of which a part is not in order. In an array, neighbours that are in order share a node.
+type tree struct {
+	names   [][]byte // of an object's members, unescaped; nil in an array
 	members []node
 }
 
-func (p *canonical) space() {
-	for p.at < len(p.in) && p.in[p.at] <= ' ' {
-		p.at++
+// spell gives the text without spaces, and with each string and number as it is signed. It is never longer.
+func (p *canonical) spell() ([]byte, error) {
+	out := make([]byte, 0, len(p.in))
+	for p.at < len(p.in) {
+		switch c := p.in[p.at]; {
+		case c <= ' ':
+			p.at++
+		case c == '"':
+			text, err := p.text()
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, text...)
+		case c == '-' && p.in[p.at+1] == '0' && (p.at+2 == len(p.in) || strings.IndexByte(" \t\r\n,]}", p.in[p.at+2]) >= 0):
+			p.at++ // -0 is 0
+		default:
+			out = append(out, c)
+			p.at++
+		}
 	}
+	return out, nil
 }
 
-func (p *canonical) value() (node, error) {
-	p.space()
+// value reads a value of spelled text.
+func (p *canonical) value() node {
 	start := p.at
 	switch p.in[p.at] {
 	case '{':
@@ -57,76 +86,88 @@ func (p *canonical) value() (node, error) {
 	case '[':
 		return p.array()
 	case '"':
-		s, err := p.text()
-		if err != nil {
-			return node{}, err
+		p.skipText()
+	default:
+		for p.at < len(p.in) && p.in[p.at] != ',' && p.in[p.at] != ']' && p.in[p.at] != '}' {
+			p.at++
 		}
-		return node{raw: s}, nil
 	}
-	for p.at < len(p.in) && !strings.ContainsRune(" \t\r\n,]}", rune(p.in[p.at])) {
-		p.at++
-	}
-	raw := p.in[start:p.at]
-	if string(raw) == "-0" {
-		raw = raw[1:]
-	}
-	return node{raw: raw}, nil
+	return node{raw: p.in[start:p.at]}
 }
 
-func (p *canonical) object() (node, error) {
-	n := node{kind: '{'}
+// skipText gives a string, quotes included.
+func (p *canonical) skipText() []byte {
+	start := p.at
+	for p.at++; p.in[p.at] != '"'; p.at++ {
+		if p.in[p.at] == '\\' {
+			p.at++
+		}
+	}
 	p.at++
-	for {
-		p.space()
-		switch p.in[p.at] {
-		case '}':
+	return p.in[start:p.at]
+}
+
+func (p *canonical) object() node {
+	start := p.at
+	if p.in[p.at+1] == '}' {
+		p.at += 2
+		return node{raw: p.in[start:p.at]}
+	}
+	t, ordered := &tree{}, true
+	for p.at++; p.in[p.at] != '}'; {
+		if p.in[p.at] == ',' {
 			p.at++
-			n.sort()
-			return n, nil
-		case ',':
-			p.at++
-			p.space()
 		}
-		name, err := p.text()
-		if err != nil {
-			return n, err
-		}
-		p.space()
+		name := unescape(p.skipText())
 		p.at++ // the colon
-		member, err := p.value()
-		if err != nil {
-			return n, err
+		member := p.value()
+		if n := len(t.names); n > 0 && bytes.Compare(t.names[n-1], name) >= 0 || member.tree != nil {
+			ordered = false
 		}
-		n.names = append(n.names, unescape(name))
-		n.members = append(n.members, member)
+		t.names, t.members = append(t.names, name), append(t.members, member)
 	}
+	p.at++
+	if ordered {
+		return node{raw: p.in[start:p.at]}
+	}
+	t.sort()
+	return node{tree: t}
 }
 
-func (p *canonical) array() (node, error) {
-	n := node{kind: '['}
-	p.at++
-	for {
-		p.space()
-		switch p.in[p.at] {
-		case ']':
-			p.at++
-			return n, nil
-		case ',':
+func (p *canonical) array() node {
+	start := p.at
+	var members []node
+	from := -1 // where the neighbours begin that are in order
+	for p.at++; p.in[p.at] != ']'; {
+		at := p.at
+		if p.in[p.at] == ',' {
+			at++
 			p.at++
 		}
-		member, err := p.value()
-		if err != nil {
-			return n, err
+		switch member := p.value(); {
+		case member.tree == nil && from < 0:
+			from = at
+		case member.tree != nil && from >= 0:
+			members, from = append(members, node{raw: p.in[from : at-1]}, member), -1
+		case member.tree != nil:
+			members = append(members, member)
 		}
-		n.members = append(n.members, member)
 	}
+	p.at++
+	switch {
+	case members == nil:
+		return node{raw: p.in[start:p.at]}
+	case from >= 0:
+		members = append(members, node{raw: p.in[from : p.at-1]})
+	}
+	return node{tree: &tree{members: members}}
 }
 
 // sort orders an object's members by code point, which in UTF-8 is the order of bytes.
-func (n *node) sort() {
+func (t *tree) sort() {
 	sorted := true
-	for i := 1; i < len(n.names); i++ {
-		if n.names[i-1] >= n.names[i] {
+	for i := 1; i < len(t.names); i++ {
+		if bytes.Compare(t.names[i-1], t.names[i]) >= 0 {
 			sorted = false
 			break
 		}
@@ -134,45 +175,41 @@ func (n *node) sort() {
 	if sorted {
 		return
 	}
-	order := make([]int, len(n.names))
+	order := make([]int, len(t.names))
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return strings.Compare(n.names[a], n.names[b]) })
-	names, members := make([]string, 0, len(order)), make([]node, 0, len(order))
+	slices.SortStableFunc(order, func(a, b int) int { return bytes.Compare(t.names[a], t.names[b]) })
+	names, members := make([][]byte, 0, len(order)), make([]node, 0, len(order))
 	for i, o := range order {
-		if i+1 < len(order) && n.names[order[i+1]] == n.names[o] {
+		if i+1 < len(order) && bytes.Equal(t.names[order[i+1]], t.names[o]) {
 			continue // a later member of the same name follows
 		}
-		names, members = append(names, n.names[o]), append(members, n.members[o])
+		names, members = append(names, t.names[o]), append(members, t.members[o])
 	}
-	n.names, n.members = names, members
+	t.names, t.members = names, members
 }
 
 func (p *canonical) append(out []byte, n node) []byte {
-	switch n.kind {
-	case '{':
-		out = append(out, '{')
-		for i := range n.members {
-			if i > 0 {
-				out = append(out, ',')
-			}
-			out = appendString(out, n.names[i])
-			out = append(out, ':')
-			out = p.append(out, n.members[i])
-		}
-		return append(out, '}')
-	case '[':
-		out = append(out, '[')
-		for i := range n.members {
-			if i > 0 {
-				out = append(out, ',')
-			}
-			out = p.append(out, n.members[i])
-		}
-		return append(out, ']')
+	t := n.tree
+	if t == nil {
+		return append(out, n.raw...)
 	}
-	return append(out, n.raw...)
+	open, end := byte('['), byte(']')
+	if t.names != nil {
+		open, end = '{', '}'
+	}
+	out = append(out, open)
+	for i := range t.members {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		if t.names != nil {
+			out = append(appendString(out, t.names[i]), ':')
+		}
+		out = p.append(out, t.members[i])
+	}
+	return append(out, end)
 }
 
 // text reads a string, quotes included, and gives it in canonical spelling.
@@ -200,16 +237,16 @@ func (p *canonical) text() ([]byte, error) {
 }
 
 // unescape reads a string that is in canonical spelling.
-func unescape(quoted []byte) string {
+func unescape(quoted []byte) []byte {
 	body := quoted[1 : len(quoted)-1]
-	if !slices.Contains(body, '\\') {
-		return string(body)
+	if bytes.IndexByte(body, '\\') < 0 {
+		return body
 	}
 	var s string
 	if json.Unmarshal(quoted, &s) != nil {
-		return string(body)
+		return body
 	}
-	return s
+	return []byte(s)
 }
 
 // loneSurrogate says whether a JSON string escapes half a surrogate pair.
@@ -254,7 +291,7 @@ func hex4(digits []byte) (n int) {
 }
 
 // appendString writes s as a canonical JSON string.
-func appendString(out []byte, s string) []byte {
+func appendString[S string | []byte](out []byte, s S) []byte {
 	const hex = "0123456789abcdef"
 	out = append(out, '"')
 	from := 0

@@ -3,6 +3,7 @@ package peer
 import (
 	"bytes"
 	"encoding/json"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,22 @@ func TestCanonicalJSONAgreesWithTheOtherLibrary(t *testing.T) {
 		must(t, err)
 		if !bytes.Equal(ours, theirs) {
 			t.Errorf("%s\nand %s", ours, theirs)
+		}
+	}
+}
+
+// A body of very many small values takes little more memory than itself, before anybody has checked who sends it.
+func TestManySmallValuesTakeLittleMemory(t *testing.T) {
+	for _, piece := range []string{"0", "{}", "[]", `"a"`, "-0", " 0 ", `"\u0061"`, "[0,0]"} {
+		in := []byte(`{"b":[` + strings.TrimSuffix(strings.Repeat(piece+",", (1<<20)/(len(piece)+1)), ",") + `],"a":0}`)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := CanonicalJSON(in); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 24<<20 {
+			t.Errorf("1 MiB of %q takes %d MiB", piece, n>>20)
 		}
 	}
 }
