@@ -233,22 +233,22 @@ func TestUnknownUsersCostAsMuchAsOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fastest := func(stored string) time.Duration {
-		best := time.Hour
-		for range 5 {
-			start := time.Now()
-			if _, _, err := p.check(t.Context(), stored, "wrong"); err != nil {
-				t.Fatal(err)
-			}
-			best = min(best, time.Since(start))
+	took := func(stored string) time.Duration {
+		start := time.Now()
+		if _, _, err := p.check(t.Context(), stored, "wrong"); err != nil {
+			t.Fatal(err)
 		}
-		return best
+		return time.Since(start)
 	}
-	known, unknown := fastest(stored), fastest("")
-	t.Logf("a wrong password takes %v, an unknown user %v", known, unknown)
-	if unknown < known/2 {
-		t.Fatalf("an unknown user is answered in %v, a known one in %v", unknown, known)
+	// The fastest of several counts; where the machine has other work to do, of more.
+	known, unknown := time.Hour, time.Hour
+	for i := range 50 {
+		known, unknown = min(known, took(stored)), min(unknown, took(""))
+		if i >= 4 && unknown >= known/2 {
+			return
+		}
 	}
+	t.Fatalf("an unknown user is answered in %v, a known one in %v", unknown, known)
 }
 
 func TestDevicesAreSeenInBatches(t *testing.T) {
