@@ -26,6 +26,7 @@ type bodyField struct {
 	raw      bool // json.RawMessage or jsontext.Value
 	any      bool // not only an object
 	optional bool // an empty body counts as {} for PUT too
+	pieces   bool // what its members hold is judged by the handler, piece by piece: one bad piece spoils no other
 	required []string
 }
 
@@ -43,6 +44,8 @@ func planBody(where string, typ reflect.Type, index []int, tag string) bodyField
 			b.any = true
 		case "optional":
 			b.optional = true
+		case "pieces":
+			b.pieces = true
 		default:
 			panic("endpoint: " + where + ": unknown word in body tag: " + w)
 		}
@@ -115,11 +118,6 @@ var emptyObject = []byte("{}")
 
 func (p *plan) decodeBodies(in reflect.Value, method string, body []byte) error {
 	empty := len(bytes.TrimSpace(body)) == 0
-	if !empty {
-		if err := checkDepth(body); err != nil {
-			return err
-		}
-	}
 	for _, b := range p.bodies {
 		text := body
 		if empty {
@@ -138,6 +136,12 @@ func (p *plan) decodeBodies(in reflect.Value, method string, body []byte) error 
 func (b bodyField) decode(in reflect.Value, text []byte) error {
 	field, err := in.FieldByIndexErr(b.index)
 	if err != nil {
+		return err
+	}
+	if b.pieces {
+		return decodePieces(text, field.Addr().Interface())
+	}
+	if err := checkDepth(text); err != nil {
 		return err
 	}
 	if b.raw {
@@ -177,6 +181,36 @@ func DecodeJSON(text []byte, into any) error {
 		return err
 	}
 	if err := jsonx.Unmarshal(text, into, decodeOptions); err != nil {
+		return jsonError(err)
+	}
+	return nil
+}
+
+// decodePieces reads an object of which only the outside is checked: it is JSON in UTF-8, and has no name twice. Pieces
+// that into takes as raw JSON still need DecodeJSON, or a parser that is as strict.
+func decodePieces(text []byte, into any) error {
+	options := jsonx.JoinOptions(decodeOptions, jsontext.AllowDuplicateNames(true))
+	d := jsontext.NewDecoder(bytes.NewReader(text), options)
+	if begin, err := d.ReadToken(); err != nil {
+		return jsonError(err)
+	} else if begin.Kind() != '{' {
+		return chancery.BadJSON("the body is not an object")
+	}
+	seen := map[string]bool{}
+	for d.PeekKind() == '"' {
+		name, err := d.ReadToken()
+		if err != nil {
+			return jsonError(err)
+		}
+		if seen[name.String()] {
+			return chancery.BadJSON("the JSON has a duplicate name")
+		}
+		seen[name.String()] = true
+		if err := d.SkipValue(); err != nil {
+			return jsonError(err)
+		}
+	}
+	if err := jsonx.Unmarshal(text, into, options); err != nil {
 		return jsonError(err)
 	}
 	return nil

@@ -101,7 +101,8 @@ type Handler struct {
 // A field of type Caller is filled with who asks. required:"true" on a parameter, or beside
 // the json tag of a member of the body, makes its absence M_MISSING_PARAM. Any number of fields
 // may take the body. A json.RawMessage must be an object unless it says body:"json,any". An empty body counts
-// as {} but for PUT; with body:"json,optional" there too. An exported field without a
+// as {} but for PUT; with body:"json,optional" there too. With body:"json,pieces" the raw JSON in the body's
+// members is not looked at: the handler reads each piece by itself, with DecodeJSON. An exported field without a
 // source is a mistake and panics when the table is made.
 //
 // Out is encoded by its json tags (omitempty as in encoding/json; nil slices are [], nil maps {}).

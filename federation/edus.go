@@ -20,13 +20,17 @@ import (
 // something which must be kept was not, and the whole transaction has to come again.
 //
 // spec: s2s#edus
-func (s *Server) receiveEDUs(ctx context.Context, origin string, edus []peer.EDU) error {
+func (s *Server) receiveEDUs(ctx context.Context, origin string, edus []json.RawMessage) error {
 	if s.Users == nil {
 		return nil
 	}
 	spoken := map[id.RoomID]bool{}
-	for _, e := range edus {
-		err := s.receiveEDU(ctx, origin, e, spoken)
+	for _, text := range edus {
+		var e peer.EDU
+		err := endpoint.DecodeJSON(text, &e)
+		if err == nil {
+			err = s.receiveEDU(ctx, origin, e, spoken)
+		}
 		if err == nil {
 			continue
 		}

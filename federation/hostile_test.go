@@ -87,7 +87,9 @@ func TestHostileRequestsGetTheSpecsErrors(t *testing.T) {
 			{"no JSON", "PUT", send + "u", `{"pdus":`, proper, 400, "M_NOT_JSON"},
 			{"wrong type", "PUT", send + "u", `{"pdus":5}`, proper, 400, "M_BAD_JSON"},
 			{"duplicate name", "PUT", send + "u", `{"pdus":[],"pdus":[]}`, nil, 401, "M_UNAUTHORIZED"},
-			{"deep nesting", "PUT", send + "deep", `{"pdus":[{"a":` + strings.Repeat("[", 500) + strings.Repeat("]", 500) + `}]}`, proper, 400, "M_BAD_JSON"},
+			{"nested beyond what anybody reads", "PUT", send + "deep", `{"pdus":[` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `]}`, proper, 400, "M_NOT_JSON"},
+			{"no object", "PUT", send + "list", `[]`, proper, 400, "M_BAD_JSON"},
+			{"signed list twice", "PUT", send + "twice", `{"pdus":[],"edus":[],"pdus":[{}]}`, proper, 400, "M_BAD_JSON"},
 			{"too many PDUs", "PUT", send + "many", `{"pdus":` + list(51) + `}`, proper, 400, "M_BAD_JSON"},
 			{"too many EDUs", "PUT", send + "many", `{"pdus":[],"edus":` + list(101) + `}`, proper, 400, "M_BAD_JSON"},
 			{"over-long transaction ID", "PUT", send + strings.Repeat("x", 300), `{"pdus":[]}`, proper, 400, "M_INVALID_PARAM"},
@@ -145,6 +147,47 @@ func TestOneBadPDUFailsNoOther(t *testing.T) {
 		eventually(t, "the event is there", func() bool { return len(b.said(room)) == 1 })
 		if got := fmt.Sprint(b.said(room)); strings.Contains(got, "forged") {
 			t.Errorf("the room says %s", got)
+		}
+	})
+}
+
+// What two parsers would read differently spoils itself alone, and is read in neither way.
+//
+// spec: s2s#transactions
+func TestOneUnreadablePieceFailsNoOther(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.account("alice", "A"), b.account("bob", "B")
+		room := b.room(bob, nil)
+		a.join(alice, room, b)
+		b.deaf.Store(true)
+		good := string(a.pdu(a.say(alice, room, "honest")))
+		b.deaf.Store(false)
+		toDevice := func(id, rest string) string {
+			return fmt.Sprintf(`{"edu_type":"m.direct_to_device","content":{"sender":%q,"type":"m.x","message_id":%q,"messages":{%q:{"B":{"n":%q}}}%s}}`, alice, id, bob, id, rest)
+		}
+		deep := strings.Repeat("[", 500) + strings.Repeat("]", 500)
+		body := `{"origin":"` + a.name + `","origin_server_ts":1,"pdus":[` + strings.Join([]string{
+			`{"room_id":"` + string(room) + `","type":"m.x","type":"m.y"}`,
+			strings.Replace(good, `"type":`, `"type":"m.room.name","type":`, 1),
+			`{"room_id":"` + string(room) + `","content":{"deep":` + deep + `}}`,
+			`null`, `5`, `"text"`, `[]`, good,
+		}, ",") + `],"edus":[` + strings.Join([]string{
+			`{"edu_type":5,"content":{}}`, `{"edu_type":null}`, `null`, `7`, `{"edu_type":"m.typing","content":` + deep + `}`,
+			toDevice("twice", `,"sender":"@mallory:`+a.name+`"`),
+			strings.Replace(toDevice("within", ""), `{"n":"within"}`, `{"n":1,"n":2}`, 1),
+			toDevice("proper", ""),
+		}, ",") + `]}`
+		status, code := a.request(b, "PUT", "/_matrix/federation/v1/send/pieces", []byte(body), func(method, uri string, canonical []byte) string {
+			return peer.SignRequest(a.keys.Key(), a.name, b.name, method, uri, canonical)
+		})
+		if status != 200 {
+			t.Fatalf("the transaction is answered with %d %s", status, code)
+		}
+		if got := fmt.Sprint(b.said(room)); got != "[honest]" {
+			t.Errorf("the room says %s", got)
+		}
+		if got := fmt.Sprintf("%s", b.inbox(bob, "B")); !strings.Contains(got, "proper") || strings.Contains(got, "twice") || strings.Contains(got, "within") {
+			t.Errorf("bob's device has %s", got)
 		}
 	})
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"chancery"
-	"chancery/federation/peer"
 	"chancery/roomserver"
 	"chancery/storage"
 
@@ -33,12 +32,16 @@ const (
 )
 
 type transactionIn struct {
-	Origin string `origin:""`
-	TxnID  string `path:"txnId"`
-	Body   struct {
-		PDUs []json.RawMessage `json:"pdus"`
-		EDUs []peer.EDU        `json:"edus"`
-	} `body:"json"`
+	Origin string          `origin:""`
+	TxnID  string          `path:"txnId"`
+	Body   transactionBody `body:"json,pieces"`
+}
+
+// transactionBody is what its sender signed, as a whole. Nothing is known yet of what the pieces are: each is read by itself,
+// strictly, so that what two parsers would read differently is read by nobody here.
+type transactionBody struct {
+	PDUs []json.RawMessage `json:"pdus"`
+	EDUs []json.RawMessage `json:"edus"`
 }
 
 type pduResult struct {
