@@ -66,6 +66,15 @@ func newEvil(t *testing.T, a, b *node, version string) *evil {
 	e := &evil{node: a, victim: b, version: v, mallory: a.user("mallory"), bob: b.user("bob"),
 		answers: map[string]func(http.ResponseWriter, *http.Request){}, asked: map[string]int{}}
 	a.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/_matrix/key/v2/server" {
+			e.mu.Lock()
+			answer := e.answers["keys"]
+			e.mu.Unlock()
+			if answer != nil {
+				answer(w, r)
+			}
+			return answer != nil
+		}
 		for _, name := range []string{"state_ids", "state", "event_auth", "event", "get_missing_events", "backfill", "send"} {
 			if !strings.HasPrefix(r.URL.Path, "/_matrix/federation/v1/"+name+"/") {
 				continue

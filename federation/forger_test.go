@@ -1,7 +1,11 @@
 package federation_test
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -222,5 +226,55 @@ func TestServerACLsHoldOnEveryPath(t *testing.T) {
 		if n := b.rows("receipts"); n != 1 {
 			t.Errorf("%d receipts were taken, want that of the open room", n)
 		}
+	})
+}
+
+// An event whose signer's keys cannot be had now is not lost: it is judged when they can be, also after a restart, and a
+// copy of it that is falsely signed does not stand in its way.
+//
+// spec: s2s#validating-hashes-and-signatures-on-received-events
+func TestAnEventWaitsForItsKeys(t *testing.T) {
+	attack(t, "11", func(t *testing.T, e *evil) {
+		e.hasNot("keys")
+		_, private, _ := ed25519.GenerateKey(rand.Reader)
+		fresh := peer.SigningKey{ID: "ed25519:fresh", Private: private}
+		unsigned := func(body string) *event.Event {
+			ev := e.says(body, nil)
+			var v map[string]any
+			if err := json.Unmarshal(ev.JSON(), &v); err != nil {
+				t.Fatal(err)
+			}
+			v["signatures"] = map[string]any{}
+			bare, err := event.Parse(e.version, content(v))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return bare
+		}
+		sign := func(ev *event.Event, private ed25519.PrivateKey) *event.Event {
+			signed, err := ev.Sign(e.name, fresh.ID, private)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return signed
+		}
+		ev, forged := sign(unsigned("by a fresh key"), private), unsigned("by a false key")
+		_, other, _ := ed25519.GenerateKey(rand.Reader)
+		forged = sign(forged, other)
+		if refused := e.sends(ev, forged); len(refused) != 2 {
+			t.Fatalf("refused: %v", refused)
+		}
+		e.want("the event", ev, notThere)
+		keys := &peer.Keys{ServerName: e.name, Signing: []peer.SigningKey{e.keys.Key(), fresh}}
+		e.answer("keys", func(w http.ResponseWriter, _ *http.Request) {
+			list, _ := keys.ServerKeys(time.Now())
+			w.Header().Set("Content-Type", "application/json")
+			w.Write(list)
+		})
+		e.victim.halt() // what it keeps is in storage
+		e.victim.again()
+		eventually(t, "the event is judged", func() bool { return e.status(ev) == storage.Accepted })
+		eventually(t, "none waits any more", func() bool { return e.victim.rows("unjudged") == 0 })
+		e.want("what is falsely signed", forged, notThere)
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"chancery/federation/peer"
 	"chancery/roomserver/event"
 	"chancery/storage"
 
@@ -15,8 +16,9 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// An event whose prev events we cannot get now, from anybody, is not lost: its sender takes it for delivered, and may
-// say nothing more for a day. It is kept, and judged when somebody answers.
+// An event whose prev events, or whose signers' keys, we cannot get now from anybody is not lost: its sender takes it for
+// delivered, and may say nothing more for a day. It is kept, and judged when somebody answers. Whether its signatures hold
+// is looked at then: so nothing that is kept is believed.
 
 const (
 	lateFirstPause = 2 * time.Second // as long as we leave a server alone that failed and speaks to us
@@ -40,7 +42,7 @@ func (s *Server) orLater(ctx context.Context, origin string, roomID id.RoomID, e
 	if again := s.take(ctx, origin, roomID, ev, nil); !errors.As(again, &n) {
 		return again
 	}
-	if keep := s.keepLate(ctx, origin, roomID, ev); keep != nil {
+	if keep := s.keepLate(ctx, origin, roomID, ev, true); keep != nil {
 		s.Log.Warn("could not keep an event for later", zap.String("event", string(ev.ID())), zap.Error(keep))
 	} else if len(n.prev) == 0 && len(n.auth) == 0 {
 		return nil
@@ -48,12 +50,16 @@ func (s *Server) orLater(ctx context.Context, origin string, roomID id.RoomID, e
 	return err
 }
 
-func (s *Server) keepLate(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) error {
+// keepLate keeps an event. A copy of it of which nobody knows whether it is signed must not stay in its place.
+func (s *Server) keepLate(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event, signed bool) error {
 	var row storage.Room
 	if err := s.in(ctx, roomID, func(r *room) error { row = r.row; return nil }); err != nil {
 		return err
 	}
 	err := s.DB.Write(ctx, []string{fmt.Sprint("room:", row.NID), "unjudged"}, func(tx storage.Tx) error {
+		if signed {
+			tx.DeleteUnjudged(row.NID, []string{string(ev.ID())})
+		}
 		here, all, err := tx.CountUnjudged(row.NID)
 		switch {
 		case err != nil:
@@ -112,13 +118,25 @@ func (s *Server) judgeLateIn(ctx context.Context, roomID id.RoomID) (whole bool,
 	}
 	events := make(map[string]*event.Event, len(list))
 	var done []string
+	var all []*event.Event
 	for _, u := range list {
 		ev, err := event.ParseStored(version, id.EventID(u.ID), u.JSON)
 		if err != nil {
 			done = append(done, u.ID)
 			continue
 		}
-		events[u.ID] = ev
+		all = append(all, ev)
+	}
+	var last error
+	for i, err := range s.verify(ctx, all) {
+		switch {
+		case err == nil:
+			events[string(all[i].ID())] = all[i]
+		case errors.Is(err, peer.ErrBadSignature):
+			done = append(done, string(all[i].ID()))
+		default:
+			last = err // still no keys
+		}
 	}
 	slices.SortStableFunc(list, func(x, y storage.Unjudged) int {
 		if events[x.ID] == nil || events[y.ID] == nil {
@@ -126,7 +144,6 @@ func (s *Server) judgeLateIn(ctx context.Context, roomID id.RoomID) (whole bool,
 		}
 		return cmp.Compare(events[y.ID].Depth(), events[x.ID].Depth())
 	})
-	var last error
 	failures := 0
 	for _, u := range list {
 		ev := events[u.ID]

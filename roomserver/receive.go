@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"chancery"
+	"chancery/federation/peer"
 	"chancery/roomserver/event"
 	"chancery/storage"
 
@@ -130,7 +131,13 @@ func (s *Server) receiveInRoom(ctx context.Context, origin string, roomID id.Roo
 	for _, ev := range events {
 		results.set(ev.ID(), nil) // what is known was judged when it came
 	}
-	good := inOrder(s.verified(ctx, fresh, results), func(x, y *event.Event) int { return urgency(y) - urgency(x) })
+	good, unsure := s.verifiedOrUnsure(ctx, fresh, results)
+	for _, ev := range unsure {
+		if err := s.keepLate(ctx, origin, roomID, ev, false); err != nil {
+			s.Log.Warn("could not keep an event for later", zap.String("event", string(ev.ID())), zap.Error(err))
+		}
+	}
+	good = inOrder(good, func(x, y *event.Event) int { return urgency(y) - urgency(x) })
 	for _, ev := range s.takeReady(ctx, origin, roomID, good, results) {
 		// What it stands on may not be here: it is fetched outside the exclusion.
 		results.set(ev.ID(), s.told(origin, ev, s.orLater(ctx, origin, roomID, ev, s.receiveOne(ctx, origin, roomID, ev))))
@@ -270,14 +277,28 @@ func (s *Server) told(origin string, ev *event.Event, err error) error {
 
 // verified checks signatures, outside any room's exclusion. What fails is dropped with its reason.
 func (s *Server) verified(ctx context.Context, events []*event.Event, results *pduResults) []*event.Event {
+	good, _ := s.verifiedOrUnsure(ctx, events, results)
+	return good
+}
+
+// verifiedOrUnsure also gives the events of which nobody can say now whether their signatures hold, since the keys cannot
+// be had.
+func (s *Server) verifiedOrUnsure(ctx context.Context, events []*event.Event, results *pduResults) (good, unsure []*event.Event) {
 	errs := s.verify(ctx, events)
-	good := make([]*event.Event, 0, len(events))
+	good = make([]*event.Event, 0, len(events))
 	for i, ev := range events {
-		if errs[i] == nil {
+		why := "the event's signature does not hold"
+		switch {
+		case errs[i] == nil:
 			good = append(good, ev)
-		} else if results != nil {
-			results.set(ev.ID(), chancery.Forbidden("the event's signature does not hold").Because(errs[i]))
+			continue
+		case !errors.Is(errs[i], peer.ErrBadSignature):
+			unsure = append(unsure, ev)
+			why = "the keys that the event is signed with cannot be had now"
+		}
+		if results != nil {
+			results.set(ev.ID(), chancery.Forbidden("%s", why).Because(errs[i]))
 		}
 	}
-	return good
+	return good, unsure
 }

@@ -2,7 +2,7 @@ package storage
 
 import "chancery/storage/sql"
 
-// Unjudged is an event that waits to be judged until what it builds on can be had.
+// Unjudged is an event that waits to be judged until what it builds on, or the keys it is signed with, can be had.
 type Unjudged struct {
 	Room   int64
 	ID     string
