@@ -195,11 +195,12 @@ func (s *Server) missingEvents(ctx context.Context, in *missingIn) (*missingOut,
 	for _, v := range in.Body.Earliest {
 		have[v] = true
 	}
-	found, err := s.walk(ctx, in.Origin, in.Room, in.Body.Latest, false, limit, func(v id.EventID) bool { return have[v] })
+	found, err := s.walk(ctx, in.Origin, in.Room, in.Body.Latest, false, limit, func(ev *roomserver.Stored) bool {
+		return have[ev.ID()] || ev.Depth() < in.Body.MinDepth
+	})
 	if err != nil {
 		return nil, err
 	}
-	found = slices.DeleteFunc(found, func(e *roomserver.Stored) bool { return e.Depth() < in.Body.MinDepth })
 	slices.SortStableFunc(found, func(a, b *roomserver.Stored) int { return cmp.Compare(a.Depth(), b.Depth()) })
 	shown, err := s.shown(ctx, in.Origin, string(in.Room), found)
 	if err != nil {
@@ -209,7 +210,7 @@ func (s *Server) missingEvents(ctx context.Context, in *missingIn) (*missingOut,
 }
 
 // walk goes back from events.
-func (s *Server) walk(ctx context.Context, origin string, room id.RoomID, from []id.EventID, withFrom bool, limit int, stop func(id.EventID) bool) (found []*roomserver.Stored, err error) {
+func (s *Server) walk(ctx context.Context, origin string, room id.RoomID, from []id.EventID, withFrom bool, limit int, stop func(*roomserver.Stored) bool) (found []*roomserver.Stored, err error) {
 	err = s.Rooms.For(ctx, origin, room, func(a roomserver.Asked) (err error) {
 		found, err = a.Walk(from, withFrom, limit, stop)
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"chancery/federation/peer"
 	"chancery/roomserver"
+	"chancery/roomserver/event"
 	"chancery/storage"
 
 	"maunium.net/go/mautrix/id"
@@ -246,6 +247,39 @@ func TestStateIsGivenWithItsAuthChain(t *testing.T) {
 		}
 		if _, err := b.peer.GetState(t.Context(), a.name, room, "$unknown"); peer.StatusOf(err) != 404 {
 			t.Errorf("the state before nothing: %v", err)
+		}
+	})
+}
+
+// What lies below the depth that is asked for takes no place of the events that are told.
+//
+// spec: s2s/getMissingPreviousEvents
+func TestMissingEventsBeginAtADepth(t *testing.T) {
+	attack(t, "12", func(t *testing.T, e *evil) {
+		at := func(depth int64, prev ...id.EventID) *event.Event {
+			return e.says(fmt.Sprint(depth), func(p *event.Proto) { p.PrevEvents, p.Depth = prev, depth })
+		}
+		low, high := at(20, e.join), at(30, e.join)
+		tie := at(40, low.ID(), high.ID())
+		if refused := e.sends(low, high, tie); len(refused) > 0 {
+			t.Fatal(refused)
+		}
+		for depth, want := range map[int64][]id.EventID{25: {high.ID()}, 20: {low.ID()}, 31: nil} {
+			raw, err := e.peer.GetMissingEvents(t.Context(), e.victim.name, e.room, peer.MissingEvents{Latest: []id.EventID{tie.ID()}, Limit: 1, MinDepth: depth})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []id.EventID
+			for _, text := range raw {
+				ev, err := event.Parse(e.version, text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, ev.ID())
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("from depth %d come %v, want %v", depth, got, want)
+			}
 		}
 	})
 }

@@ -256,11 +256,11 @@ func (a *answering) enter(ctx context.Context, origin string) (leave func(), err
 // maxLooked is how many events are looked at for one walk: there is no end to what was rejected, and none of it is given.
 const maxLooked = 1000
 
-// Walk goes back from events by their prev events, breadth first, up to a limit; stop says where not to
-// go on. The events walked from are part of the result when withFrom.
+// Walk goes back from events by their prev events, breadth first, up to a limit. The events walked from are part of the
+// result when withFrom; what stop names is not, nor anything below it.
 //
 // spec: s2s/backfillRoom, s2s/getMissingPreviousEvents
-func (a Asked) Walk(from []id.EventID, withFrom bool, limit int, stop func(id.EventID) bool) ([]*Stored, error) {
+func (a Asked) Walk(from []id.EventID, withFrom bool, limit int, stop func(*Stored) bool) ([]*Stored, error) {
 	var out []*Stored
 	seen := map[id.EventID]bool{}
 	level := from
@@ -277,13 +277,16 @@ func (a Asked) Walk(from []id.EventID, withFrom bool, limit int, stop func(id.Ev
 				continue
 			}
 			seen[v] = true
+			if stop != nil && stop(ev) {
+				continue
+			}
 			// What failed softly here may be accepted there, and what was accepted builds on it: it is given too. What
 			// was rejected is not, but the way goes on below.
 			if (withFrom || !first) && len(out) < limit && ev.Status != storage.Rejected {
 				out = append(out, ev)
 			}
 			for _, p := range ev.PrevEvents() {
-				if !seen[p] && (stop == nil || !stop(p)) {
+				if !seen[p] {
 					next = append(next, p)
 				}
 			}
