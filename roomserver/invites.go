@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"slices"
 	"time"
 
 	"chancery"
@@ -225,20 +224,23 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 	row := storage.Invite{User: key, RoomID: string(in.Room), Version: in.Version, Membership: "invite",
 		Sender: string(ev.Sender()), EventID: string(ev.ID()), Event: signed.JSON(), Stripped: stripped}
 	err = s.DB.Write(ctx, []string{"user:" + key}, func(tx storage.Tx) error {
+		row := row
 		was, ok, err := tx.Invite(key, row.RoomID)
 		if err != nil {
 			return err
-		}
-		// A server cannot put its own invite in the place of another's that is pending.
-		if ok && was.Membership == "invite" && id.UserID(was.Sender).Homeserver() != in.Origin {
-			return nil
 		}
 		pending, err := tx.InvitesOf(key)
 		if err != nil {
 			return err
 		}
-		if !ok && countFrom(pending, in.Origin) >= maxInvites {
+		isPending := ok && was.Membership != "leave"
+		switch {
+		case isPending && isAmong(was, row.EventID):
+			return nil
+		case !(isPending && invitedFrom(was) == in.Origin) && countFrom(pending, in.Origin) >= maxInvites:
 			return chancery.LimitExceeded(time.Hour)
+		case isPending:
+			row = onTop(row, signed, was)
 		}
 		tx.SetInvite(row)
 		tx.Announce(inviteFact(row))
@@ -250,29 +252,30 @@ func (s *Server) ReceiveInvite(ctx context.Context, in Invited) (json.RawMessage
 // What one server may put before one of our users.
 const (
 	maxStripped = 64 << 10 // bytes of state with an invite
-	maxInvites  = 100      // invites that wait for an answer
+	maxInvites  = 100      // invites that wait for an answer, one for each room
 )
 
-func countFrom(invites []storage.Invite, server string) int {
-	n := 0
-	for _, v := range invites {
-		if v.Membership == "invite" && id.UserID(v.Sender).Homeserver() == server {
-			n++
-		}
-	}
-	return n
-}
-
-// versionOfInvite gives the version of a room that we know only by the invite, or the knock, of the user
-// whom an event is about.
+// versionOfInvite gives the version of a room that we know only by what is pending of the user whom an event is about: by
+// that of it which the event cites.
 func (s *Server) versionOfInvite(ctx context.Context, roomID id.RoomID, raw json.RawMessage) (version *event.Version, err error) {
 	err = s.DB.Read(ctx, func(tx storage.Tx) error {
 		v, ok, err := tx.Invite(gjson.GetBytes(raw, "state_key").Str, string(roomID))
 		if err != nil {
 			return err
 		}
+		name := v.Version
+		for _, cited := range gjson.GetBytes(raw, "auth_events").Array() {
+			if cited.IsArray() { // in versions 1 and 2 with a hash
+				cited = cited.Get("0")
+			}
+			for _, w := range v.Beneath {
+				if w.EventID == cited.Str {
+					name = w.Version
+				}
+			}
+		}
 		if ok {
-			version, ok = event.Lookup(v.Version)
+			version, ok = event.Lookup(name)
 		}
 		if !ok {
 			return errUnknownRoom
@@ -280,51 +283,4 @@ func (s *Server) versionOfInvite(ctx context.Context, roomID id.RoomID, raw json
 		return nil
 	})
 	return version, err
-}
-
-// endInvite takes an event by which an invite is taken back, or a knock refused, in a room that we are not
-// in. There is no state to judge it by: it only ends what was pending, and must be from a server that may.
-func (s *Server) endInvite(ctx context.Context, ev *event.Event) (ended bool, err error) {
-	user, isState := ev.StateKey()
-	if ev.Type() != "m.room.member" || !isState || !s.IsLocal(id.UserID(user)) || ev.Membership() != "leave" && ev.Membership() != "ban" {
-		return false, nil
-	}
-	err = s.DB.Write(ctx, []string{"user:" + user}, func(tx storage.Tx) error {
-		ended = false
-		v, ok, err := tx.Invite(user, string(ev.RoomID()))
-		if err != nil || !ok || v.Membership == "leave" {
-			return err
-		}
-		if room, known, err := tx.Room(string(ev.RoomID())); err != nil {
-			return err
-		} else if known {
-			if here, err := tx.ServerIsIn(room.NID, s.ServerName); err != nil || here {
-				return err
-			}
-		}
-		// What it ends it names as the membership that it builds on; else it is older, and came late.
-		if !slices.Contains(ev.AuthEvents(), id.EventID(v.EventID)) || !mayEnd(v, ev.Sender().Homeserver()) {
-			return nil
-		}
-		ended = true
-		v.Membership, v.EventID, v.Event = "leave", string(ev.ID()), ev.JSON()
-		tx.SetInvite(v)
-		tx.Announce(inviteFact(v))
-		return nil
-	})
-	return ended, err
-}
-
-// mayEnd says whether a server may end an invite or a knock: that of the one who invited; for a knock one that
-// had a hand in the room, as far as the state tells that came with it.
-func mayEnd(v storage.Invite, server string) bool {
-	if v.Membership == "invite" {
-		return id.UserID(v.Sender).Homeserver() == server
-	}
-	for _, sender := range gjson.GetBytes(v.Stripped, "#.sender").Array() {
-		if id.UserID(sender.Str).Homeserver() == server {
-			return true
-		}
-	}
-	return false
 }

@@ -92,7 +92,10 @@ func (s *Server) whoKnows(ctx context.Context, user id.UserID, roomID id.RoomID,
 		if v, ok, err := tx.Invite(string(user), string(roomID)); err != nil {
 			return err
 		} else if ok {
-			servers = append(servers, id.UserID(v.Sender).Homeserver())
+			servers = append(servers, invitedFrom(v))
+			for _, w := range v.Beneath {
+				servers = append(servers, invitedFrom(w))
+			}
 		}
 		row, ok, err := tx.Room(string(roomID))
 		if err != nil || !ok {
@@ -488,7 +491,7 @@ func (s *Server) leaveRemote(ctx context.Context, user id.UserID, roomID id.Room
 			return err
 		}
 	}
-	invite.Membership, invite.EventID, invite.Event = "leave", string(left.ID()), left.JSON()
+	invite = endedBy(invite, left)
 	return s.DB.Write(ctx, []string{"user:" + string(user)}, func(tx storage.Tx) error {
 		tx.SetInvite(invite)
 		tx.Announce(inviteFact(invite))

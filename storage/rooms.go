@@ -3,6 +3,7 @@ package storage
 import (
 	"encoding/json"
 	"errors"
+	"strings"
 	"time"
 
 	"chancery/storage/sql"
@@ -391,23 +392,44 @@ type Invite struct {
 	EventID    string
 	Event      json.RawMessage
 	Stripped   json.RawMessage
+	Inviters   []string // other servers whose invites this one stood on
+	Beneath    []Invite // what else is pending, the newest first
 }
 
-const inviteColumns = `user_id, room_id, version, membership, sender, event_id, event, stripped`
+const inviteColumns = `user_id, room_id, version, membership, sender, event_id, event, stripped, inviters, beneath`
 
 func scanInvite(r interface{ Scan(...any) error }) (Invite, error) {
 	var v Invite
-	err := r.Scan(&v.User, &v.RoomID, &v.Version, &v.Membership, &v.Sender, &v.EventID, &v.Event, &v.Stripped)
+	var inviters, beneath string
+	if err := r.Scan(&v.User, &v.RoomID, &v.Version, &v.Membership, &v.Sender, &v.EventID, &v.Event, &v.Stripped, &inviters, &beneath); err != nil {
+		return v, err
+	}
 	v.User, v.RoomID, v.Sender = sql.Untext(v.User), sql.Untext(v.RoomID), sql.Untext(v.Sender)
-	return v, err
+	if err := json.Unmarshal([]byte(inviters), &v.Inviters); err != nil {
+		return v, err
+	}
+	return v, json.Unmarshal([]byte(beneath), &v.Beneath)
+}
+
+// asJSON keeps the bytes of events as they are.
+func asJSON(v any) string {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		panic("storage: " + err.Error()) // strings, and JSON that was read before
+	}
+	return b.String()
 }
 
 // SetInvite stores an invite, a knock, or the end of one.
 func (tx Tx) SetInvite(v Invite) {
-	tx.Exec(`INSERT INTO invites (`+inviteColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+	tx.Exec(`INSERT INTO invites (`+inviteColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 		ON CONFLICT (user_id, room_id) DO UPDATE SET version = excluded.version, membership = excluded.membership,
-			sender = excluded.sender, event_id = excluded.event_id, event = excluded.event, stripped = excluded.stripped`,
-		sql.Text(v.User), sql.Text(v.RoomID), v.Version, v.Membership, sql.Text(v.Sender), v.EventID, string(v.Event), string(v.Stripped))
+			sender = excluded.sender, event_id = excluded.event_id, event = excluded.event, stripped = excluded.stripped,
+			inviters = excluded.inviters, beneath = excluded.beneath`,
+		sql.Text(v.User), sql.Text(v.RoomID), v.Version, v.Membership, sql.Text(v.Sender), v.EventID, string(v.Event), string(v.Stripped),
+		asJSON(v.Inviters), asJSON(v.Beneath))
 }
 
 // Invite finds the user's invite to a room we are not in.
