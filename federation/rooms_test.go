@@ -2,7 +2,9 @@ package federation_test
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
 
 	"chancery"
@@ -213,6 +215,37 @@ func TestWhoWasPutOutIsToldOfNothingLater(t *testing.T) {
 			if events, err := b.peer.GetMissingEvents(t.Context(), a.name, room, peer.MissingEvents{Latest: from, Limit: 10}); peer.StatusOf(err) != 403 {
 				t.Errorf("get_missing_events: %s, %v", events, err)
 			}
+		}
+	})
+}
+
+// A server that has left a room still gives what it said last to those who were there, and has nothing more to say of the room.
+//
+// spec: s2s#backfilling-and-retrieving-missing-events
+func TestALeftRoomIsPast(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice, bob := a.user("alice"), b.user("bob")
+		room := a.room(alice, nil)
+		b.join(bob, room, a)
+		b.whole(room)
+		a.deaf.Store(true)
+		last := b.say(bob, room, "goodbye")
+		if err := b.rooms.Leave(t.Context(), bob, room, nil); err != nil {
+			t.Fatal(err)
+		}
+		left := b.stateID(room, "m.room.member", string(bob))
+		opts := peer.Opts{IgnoreBackoff: true}
+		a.deaf.Store(false)
+		if raw, err := a.peer.GetMissingEvents(t.Context(), b.name, room, peer.MissingEvents{Latest: []id.EventID{left}, Limit: 1}); err != nil || len(raw) != 1 || !strings.Contains(string(raw[0]), "goodbye") {
+			t.Errorf("before the leave came %s, %v", raw, err)
+		}
+		if _, err := a.peer.GetStateIDs(t.Context(), b.name, room, last); err != nil {
+			t.Errorf("the state before it: %v", err)
+		}
+		var out any
+		err := a.peer.Do(t.Context(), b.name, "GET", "/_matrix/federation/v1/timestamp_to_event/"+url.PathEscape(string(room))+"?dir=b&ts=9999999999999", nil, &out, opts)
+		if peer.StatusOf(err) != 404 {
+			t.Errorf("the event nearest to now: %v %v", out, err)
 		}
 	})
 }

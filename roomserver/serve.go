@@ -20,11 +20,18 @@ type Asked struct {
 // For runs fn for a server that asks about a room: refused unless it has a member there, or had one until what
 // the question is about put them out. That server is told of this event, and must be able to place it.
 //
+// Of a room that we have left we answer what is asked about events by their IDs, to those who were in it with us: what our
+// users did last may be had from us alone, and nothing is here that was kept from them then. How the room is now we do not
+// know.
+//
 // spec: s2s#server-access-control-lists-acls
 func (s *Server) For(ctx context.Context, origin string, roomID id.RoomID, fn func(Asked) error, about ...id.EventID) error {
 	return s.inAs(ctx, caller{theirs, origin}, roomID, func(r *room) error {
 		if err := r.checkACL(origin); err != nil {
 			return err
+		}
+		if r.servers[s.ServerName] == 0 && len(about) == 0 {
+			return chancery.NotFound("we are not in this room")
 		}
 		if r.servers[origin] == 0 {
 			if was, err := r.putOutBy(origin, about); err != nil {
