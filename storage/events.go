@@ -69,7 +69,7 @@ func (tx Tx) InsertEvent(v *Event) {
 	tx.Exec(`INSERT INTO event_json (nid, json) VALUES ($1, $2)`, v.NID, string(v.JSON))
 }
 
-// CopyEvents stores many events at once; those we have already are left as they are.
+// CopyEvents stores many events at once. None may be there: what is built on an event counts on its number.
 func (tx Tx) CopyEvents(events []*Event) error {
 	rows := make([][]any, 0, len(events))
 	texts := make([][]any, 0, len(events))
@@ -83,11 +83,11 @@ func (tx Tx) CopyEvents(events []*Event) error {
 			v.Ord, int16(v.Status), v.RootBefore, v.RootAfter, v.Notify, sql.Text(v.RedactedBy)})
 		texts = append(texts, []any{v.NID, string(v.JSON)})
 	}
-	if err := tx.CopyIn("events", []string{"nid", "room", "event_id", "type", "state_key", "sender", "depth", "ts",
+	if err := tx.CopyNew("events", []string{"nid", "room", "event_id", "type", "state_key", "sender", "depth", "ts",
 		"ord", "status", "root_before", "root_after", "notify", "redacted_by"}, rows); err != nil {
 		return err
 	}
-	return tx.CopyIn("event_json", []string{"nid", "json"}, texts)
+	return tx.CopyNew("event_json", []string{"nid", "json"}, texts)
 }
 
 // PlaceEvent gives a known event (an outlier, or one that failed softly) its place.

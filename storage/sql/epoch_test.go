@@ -196,6 +196,16 @@ func TestTheWriterComesBackAfterALostConnection(t *testing.T) {
 			}
 		}
 	}
+	// Idle for as long as a connection is not believed to stand: nobody notices.
+	var writer int32
+	write(t, db, func(tx *sql.Tx) error { return tx.QueryRow(`SELECT pg_backend_pid()`).Scan(&writer) })
+	for idle := false; !idle; time.Sleep(50 * time.Millisecond) {
+		if err := conn.QueryRow(context.Background(), `SELECT state_change < clock_timestamp() - interval '1100 milliseconds'
+			FROM pg_stat_activity WHERE pid = $1`, writer).Scan(&idle); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kill()
 	first := announce(t, db)
 	kill()
 	// The first flush is also the commit: what became of it cannot be known, and is said so.

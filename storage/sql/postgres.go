@@ -112,11 +112,22 @@ func (e *postgresEngine) connectWriter(ctx context.Context) (*postgresSession, e
 	if err != nil {
 		return nil, err
 	}
-	return &postgresSession{e: e, conn: conn}, nil
+	return &postgresSession{e: e, conn: conn, used: time.Now()}, nil
 }
+
+// idleFor is how long a connection may have been idle and be believed to stand. A first write that is sent into one that
+// has been cut, mostly as long as nobody wrote, has an outcome that nobody knows; the pool asks after the same time.
+const idleFor = time.Second
 
 // writer gives the one writing session, connected again when it was lost.
 func (e *postgresEngine) writer(ctx context.Context) (session, error) {
+	if e.write != nil && time.Since(e.write.used) > idleFor {
+		asked, cancel := context.WithTimeout(ctx, 5*time.Second)
+		if err := e.write.conn.Ping(asked); err != nil {
+			closeConn(e.write.conn)
+		}
+		cancel()
+	}
 	if e.write != nil && !e.write.broken() {
 		return e.write, nil
 	}
@@ -149,17 +160,23 @@ func (e *postgresEngine) reader(ctx context.Context) (session, func(), error) {
 	return &postgresSession{e: e, conn: c.Conn(), read: true}, c.Release, nil
 }
 
-// aside runs fn with a connection of its own that no reader and no group can hold.
+// aside runs fn with a connection of its own that no reader and no group can hold. What fn does may be done twice: it
+// runs again when the connection turns out to be lost.
 func (e *postgresEngine) aside(ctx context.Context, fn func(*pgx.Conn) error) (err error) {
 	e.side.Lock()
 	defer e.side.Unlock()
-	if e.conn == nil || e.conn.IsClosed() {
-		if e.conn, err = e.connect(ctx); err != nil {
-			e.conn = nil
+	for range 2 {
+		if e.conn == nil || e.conn.IsClosed() {
+			if e.conn, err = e.connect(ctx); err != nil {
+				e.conn = nil
+				return err
+			}
+		}
+		if err = fn(e.conn); err == nil || !e.conn.IsClosed() || ctx.Err() != nil {
 			return err
 		}
 	}
-	return fn(e.conn)
+	return err
 }
 
 func (e *postgresEngine) close() {
@@ -191,6 +208,7 @@ type postgresSession struct {
 	mark   int  // length of the queue at the savepoint
 	wrote  bool // something after the savepoint has left
 	failed bool
+	used   time.Time // when the last transaction ended
 }
 
 func (s *postgresSession) begin(ctx context.Context, write bool) error {
@@ -289,7 +307,7 @@ func selects(query string) bool {
 
 // copyIn sends columns as arrays: one statement that stays in the pipeline. COPY into a
 // temporary table would cost two answers more and rows in the catalogue.
-func (s *postgresSession) copyIn(table string, columns []string, rows [][]any) error {
+func (s *postgresSession) copyIn(table string, columns []string, rows [][]any, onConflict string) error {
 	types, err := s.columnTypes(table)
 	if err != nil {
 		return err
@@ -307,7 +325,7 @@ func (s *postgresSession) copyIn(table string, columns []string, rows [][]any) e
 		params[i] = fmt.Sprintf("$%d::%s[]", i+1, t)
 	}
 	return s.exec(`INSERT INTO `+table+` (`+strings.Join(columns, ", ")+`) SELECT * FROM unnest(`+
-		strings.Join(params, ", ")+`) ON CONFLICT DO NOTHING`, args)
+		strings.Join(params, ", ")+`)`+onConflict, args)
 }
 
 func (s *postgresSession) columnTypes(table string) (map[string]string, error) {
@@ -418,6 +436,7 @@ func (s *postgresSession) commit(facts []*Fact) (unknown bool, err error) {
 	if s.read && s.queue.Len() > 0 && s.count == 0 { // nothing was asked, so nothing was begun
 		return false, nil
 	}
+	defer func() { s.used = time.Now() }()
 	before := s.queue.Len()
 	if len(facts) > 0 {
 		s.queue.Queue(`SELECT pg_advisory_xact_lock($1)`, lockFacts)
@@ -499,6 +518,7 @@ func (s *postgresSession) rollback() {
 	if _, err := s.conn.Exec(ctx, `ROLLBACK`); err != nil {
 		s.close()
 	}
+	s.used = time.Now()
 }
 
 func (s *postgresSession) script(ctx context.Context, text string) error {

@@ -217,9 +217,9 @@ func (s *sqliteSession) query(query string, args []any) (cursor, error) {
 }
 
 // copyIn runs one prepared INSERT a row: faster here than long lists of VALUES.
-func (s *sqliteSession) copyIn(table string, columns []string, rows [][]any) error {
+func (s *sqliteSession) copyIn(table string, columns []string, rows [][]any, onConflict string) error {
 	query := `INSERT INTO ` + table + ` (` + strings.Join(columns, ", ") + `) VALUES (?` +
-		strings.Repeat(", ?", len(columns)-1) + `) ON CONFLICT DO NOTHING`
+		strings.Repeat(", ?", len(columns)-1) + `)` + onConflict
 	for _, row := range rows {
 		if err := s.exec(query, row); err != nil {
 			return err

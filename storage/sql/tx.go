@@ -20,7 +20,7 @@ type session interface {
 	exec(query string, args []any) error
 	execRows(query string, args []any) (int64, error)
 	query(query string, args []any) (cursor, error)
-	copyIn(table string, columns []string, rows [][]any) error
+	copyIn(table string, columns []string, rows [][]any, onConflict string) error
 	savepoint() error
 	rollbackTo() bool                               // false: the whole transaction is lost
 	flush() error                                   // nothing is queued after it
@@ -127,6 +127,15 @@ func Collect[T any](tx *Tx, scan func(*Rows) (T, error), query string, args ...a
 
 // CopyIn inserts many rows; those that are there already stay as they are.
 func (tx *Tx) CopyIn(table string, columns []string, rows [][]any) error {
+	return tx.copyIn(table, columns, rows, ` ON CONFLICT DO NOTHING`)
+}
+
+// CopyNew inserts many rows, of which none may be there.
+func (tx *Tx) CopyNew(table string, columns []string, rows [][]any) error {
+	return tx.copyIn(table, columns, rows, ``)
+}
+
+func (tx *Tx) copyIn(table string, columns []string, rows [][]any, onConflict string) error {
 	if err := tx.ready("INSERT INTO " + table); err != nil {
 		return err
 	}
@@ -143,7 +152,7 @@ func (tx *Tx) CopyIn(table string, columns []string, rows [][]any) error {
 			return tx.failed("copy into "+table, err)
 		}
 	}
-	return tx.failed("copy into "+table, tx.s.copyIn(table, columns, bound))
+	return tx.failed("copy into "+table, tx.s.copyIn(table, columns, bound, onConflict))
 }
 
 // Announce adds a fact. It gets its position with the commit, and is told after it.
