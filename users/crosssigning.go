@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"chancery"
+	"chancery/federation/peer"
 	"chancery/storage"
 	"chancery/storage/sql"
 
@@ -43,7 +44,7 @@ func parseCrossSigning(user id.UserID, usage string, raw json.RawMessage) (*stor
 		Usage []string          `json:"usage"`
 		Keys  map[string]string `json:"keys"`
 	}
-	if err := json.Unmarshal(raw, &form); err != nil {
+	if err := peer.Decode(raw, &form); err != nil {
 		return nil, chancery.BadJSON("a cross-signing key is malformed").Because(err)
 	}
 	if form.User != user {
@@ -322,7 +323,7 @@ func newSignatures(keys *Keys, user, owner id.UserID, target string, object json
 		var of struct {
 			Keys map[string]string `json:"keys"`
 		}
-		if json.Unmarshal(keys.Devices[user][id.DeviceID(device)], &of) != nil {
+		if peer.Decode(keys.Devices[user][id.DeviceID(device)], &of) != nil {
 			continue
 		}
 		found, err := signer(keyID, of.Keys["ed25519:"+device])
@@ -342,7 +343,7 @@ func publicKeyOf(object json.RawMessage) string {
 	var form struct {
 		Keys map[string]string `json:"keys"`
 	}
-	if json.Unmarshal(object, &form) == nil {
+	if peer.Decode(object, &form) == nil {
 		for _, public := range form.Keys {
 			return public
 		}

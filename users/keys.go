@@ -118,7 +118,7 @@ func checkDeviceKeys(user id.UserID, device id.DeviceID, raw json.RawMessage) (j
 		Keys       map[string]string            `json:"keys"`
 		Signatures map[string]map[string]string `json:"signatures"`
 	}
-	if err := json.Unmarshal(raw, &form); err != nil {
+	if err := peer.Decode(raw, &form); err != nil {
 		return nil, chancery.BadJSON("device_keys is malformed").Because(err)
 	}
 	if form.User == nil || form.Device == nil || form.Algorithms == nil || form.Keys == nil || form.Signatures == nil {
@@ -156,7 +156,7 @@ func checkOneTimeKeys(keys map[string]json.RawMessage) ([]storage.OneTimeKey, er
 			Key        *string                      `json:"key"`
 			Signatures map[string]map[string]string `json:"signatures"`
 		}
-		if json.Unmarshal(raw, &plain) != nil && (json.Unmarshal(raw, &object) != nil || object.Key == nil) {
+		if json.Unmarshal(raw, &plain) != nil && (peer.Decode(raw, &object) != nil || object.Key == nil) {
 			return nil, chancery.BadJSON("a one-time key is neither text nor an object with a key")
 		}
 		canonical, err := peer.CanonicalJSON(raw)

@@ -342,7 +342,7 @@ func remoteDeviceKeys(user id.UserID, device id.DeviceID, object json.RawMessage
 			Name string `json:"device_display_name"`
 		} `json:"unsigned"`
 	}
-	_ = json.Unmarshal(object, &says) // a malformed name is none
+	_ = peer.Decode(object, &says) // a malformed name is none
 	checked, err := checkDeviceKeys(user, device, object)
 	return checked, says.Unsigned.Name, err == nil && checked != nil
 }

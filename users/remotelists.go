@@ -28,7 +28,7 @@ const maxDevices = 2_000 // of one remote user that are kept
 // spec: s2s#device-management
 func (s *Server) ReceiveDeviceList(ctx context.Context, origin string, content json.RawMessage) error {
 	var in deviceListUpdate
-	if err := json.Unmarshal(content, &in); err != nil {
+	if err := peer.Decode(content, &in); err != nil {
 		return chancery.BadJSON("m.device_list_update is malformed").Because(err)
 	}
 	if in.User.Homeserver() != origin || s.IsLocal(in.User) {
@@ -81,7 +81,7 @@ func (s *Server) ReceiveDeviceList(ctx context.Context, origin string, content j
 // spec: s2s#end-to-end-encryption
 func (s *Server) ReceiveSigningKeys(ctx context.Context, origin string, content json.RawMessage) error {
 	var in signingKeyUpdate
-	if err := json.Unmarshal(content, &in); err != nil {
+	if err := peer.Decode(content, &in); err != nil {
 		return chancery.BadJSON("m.signing_key_update is malformed").Because(err)
 	}
 	if in.User.Homeserver() != origin || s.IsLocal(in.User) {

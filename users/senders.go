@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	"chancery/federation/peer"
 	"chancery/storage"
 
 	"maunium.net/go/mautrix/id"
@@ -82,7 +83,7 @@ func roomSender(event json.RawMessage) (d senderDevice) {
 			Key    string `json:"sender_key"`
 		} `json:"content"`
 	}
-	if json.Unmarshal(event, &says) != nil {
+	if peer.Decode(event, &says) != nil {
 		return d
 	}
 	if d.id = says.Content.Device; d.id == "" {

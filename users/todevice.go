@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"chancery"
+	"chancery/federation/peer"
 	"chancery/storage"
 
 	"go.uber.org/zap"
@@ -206,7 +207,7 @@ func (s *Server) trimInbox(tx storage.Tx, user, device string) error {
 // spec: s2s#send-to-device-messaging
 func (s *Server) ReceiveToDevice(ctx context.Context, origin string, content json.RawMessage) error {
 	var in directToDevice
-	if err := json.Unmarshal(content, &in); err != nil {
+	if err := peer.Decode(content, &in); err != nil {
 		return chancery.BadJSON("m.direct_to_device is malformed").Because(err)
 	}
 	if in.Sender.Homeserver() != origin {
@@ -259,7 +260,7 @@ func senderOf(typ string, messages Messages) (d senderDevice) {
 				From       string `json:"from_device"`
 				Key        string `json:"sender_key"`
 			}
-			if json.Unmarshal(content, &says) != nil {
+			if peer.Decode(content, &says) != nil {
 				continue
 			}
 			switch {
@@ -303,7 +304,7 @@ func lacking(tx storage.Tx, sender id.UserID, d senderDevice) (list storage.Remo
 		var of struct {
 			Keys map[string]string `json:"keys"`
 		}
-		_ = json.Unmarshal(known.Keys, &of) // there may be none
+		_ = peer.Decode(known.Keys, &of) // there may be none
 		if d.id == known.Device || d.key != "" && of.Keys["curve25519:"+known.Device] == d.key {
 			return list, false, nil
 		}

@@ -273,7 +273,7 @@ func (c *Client) Do(ctx context.Context, destination, method, path string, body,
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
 	if err == nil && out != nil {
-		if err = json.Unmarshal(text, out); err != nil {
+		if err = Decode(text, out); err != nil {
 			err = fmt.Errorf("decode the answer: %w", err)
 		}
 	}

@@ -36,7 +36,10 @@ func TestRequestIsSignedAsItIsSent(t *testing.T) {
 	them = ringOf(t, name, ours)
 	for _, path := range []string{"/a", "/a?b=c&d=%2F", "/%2Fx%20y/!r:a.b/$e", "/a?", "/%E2%98%83?q=%E2%98%83", "/a//b/../c"} {
 		for _, body := range []any{nil, map[string]any{"z": 1, "a": "<é\u2028\x00>"}, json.RawMessage(`{ "b":[1,{}], "a":-0 }`)} {
-			var out struct{ URI, Proto string }
+			var out struct {
+				URI   string `json:"uri"`
+				Proto string `json:"proto"`
+			}
 			must(t, c.Do(t.Context(), name, "PUT", path, body, &out, Opts{}))
 			if out.URI != path || out.Proto != "HTTP/2.0" {
 				t.Errorf("sent %q as %q over %s", path, out.URI, out.Proto)

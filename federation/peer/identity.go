@@ -157,7 +157,7 @@ func (c *Client) askPlain(ctx context.Context, server, method, target, token str
 		err = ErrAnswerTooLarge
 	}
 	if err == nil {
-		err = json.Unmarshal(text, out)
+		err = Decode(text, out)
 	}
 	if err != nil {
 		return unreachable(server, err)

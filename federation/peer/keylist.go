@@ -50,7 +50,7 @@ const maxKeys = 100
 // spec: s2s/getServerKey
 func readKeyList(server string, published json.RawMessage, now time.Time) ([]ServerKey, time.Time, error) {
 	var list serverKeys
-	if err := json.Unmarshal(published, &list); err != nil {
+	if err := Decode(published, &list); err != nil {
 		return nil, time.Time{}, fmt.Errorf("key list of %s: %w", server, err)
 	}
 	if list.ServerName != server {

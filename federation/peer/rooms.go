@@ -164,7 +164,7 @@ func (c *Client) Invite(ctx context.Context, destination string, room id.RoomID,
 	if unknownEndpoint(err) && (invite.RoomVersion == "1" || invite.RoomVersion == "2") {
 		var old []json.RawMessage // [200, {"event": ...}], spec: s2s/sendInviteV1
 		err = c.Do(ctx, destination, "PUT", at(v1, "invite", string(room), string(event)), invite.Event, &old, Opts{})
-		if err == nil && (len(old) != 2 || json.Unmarshal(old[1], &out) != nil) {
+		if err == nil && (len(old) != 2 || Decode(old[1], &out) != nil) {
 			err = unreachable(destination, fmt.Errorf("the answer is not that of the endpoint's first version"))
 		}
 	}

@@ -2,7 +2,6 @@ package peer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -126,7 +125,7 @@ func (w *wellKnown) fetch(ctx context.Context, host string) (server string, life
 	var answer struct {
 		Server string `json:"m.server"`
 	}
-	if err := json.Unmarshal(body, &answer); err != nil {
+	if err := Decode(body, &answer); err != nil {
 		return "", 0, &noDelegation{err.Error()}
 	}
 	if _, port, ok := SplitServerName(answer.Server); !ok || noPort(port) {
