@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"chancery/storage/sql/sqltest"
 
@@ -76,5 +77,27 @@ func TestOtherServersAreAskedForWhatIsMissing(t *testing.T) {
 		a.deaf.Store(true)
 		b.receives(a, last)
 		b.hears(room, append(want, "last"))
+	})
+}
+
+// Whom we could not reach has not been asked: as soon as they can be, whoever reads gets what is missing.
+//
+// spec: s2s#backfilling-and-retrieving-missing-events
+func TestHistoryComesAsSoonAsItsServerIsBack(t *testing.T) {
+	onSQLite(t, func(t *testing.T, a, b *node) {
+		alice := a.user("alice")
+		room := a.room(alice, nil)
+		want := a.numbered(alice, room, "before", 5)
+		b.join(b.user("bob"), room, a)
+		a.deaf.Store(true)
+		if came, err := b.rooms.Backfill(t.Context(), room, 1<<60, 100); err != nil || came {
+			t.Fatalf("from a server that is down something came: %v, %v", came, err)
+		}
+		a.deaf.Store(false)
+		eventually(t, "the back-off has ended", func() bool { return time.Now().After(b.peer.Destination(a.name).RetryAt) })
+		if came, err := b.rooms.Backfill(t.Context(), room, 1<<60, 100); err != nil || !came {
+			t.Errorf("nothing came: %v", err)
+		}
+		b.hears(room, want)
 	})
 }

@@ -202,10 +202,10 @@ func (r *room) numberAuth(a *addition) error {
 // accept gives the event its place, moves the extremities and the room's current state, and
 // says what that means for members, redactions, relations and those who listen.
 func (r *room) accept(a *addition, h how) error {
-	r.high++
-	if len(a.missing) > 0 {
-		r.high += gapRoom // what is missing below gets its place here later
+	if len(a.missing) > 0 && r.high > firstOrd {
+		r.high += gapRoom // what is missing below gets its place here later; below the first event all is free
 	}
+	r.high++
 	a.Ord, a.Placed = r.high, true
 
 	if err := r.moveEnds(a, h); err != nil {

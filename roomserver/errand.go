@@ -112,7 +112,7 @@ func (s *Server) stateBefore(ctx context.Context, e *errand, ev *event.Event) (*
 // knowsNot says that a server answered, and has not what it was asked for, or will not tell. One that does not know yet
 // may tell later.
 func knowsNot(err error) bool {
-	if e := (*peer.Error)(nil); errors.As(err, &e) && e.Code == codePartial {
+	if isOfPart(err) {
 		return false
 	}
 	status := peer.StatusOf(err)

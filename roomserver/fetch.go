@@ -135,8 +135,8 @@ func (s *Server) fetchMissing(ctx context.Context, origin string, roomID id.Room
 	}
 	events := s.below(ctx, ev.PrevEvents(), given, isHere)
 	if err := s.in(ctx, roomID, func(r *room) error {
-		// What is older than all we have, by its sender's word, is no news: it comes with the past.
-		floor, ok, err := r.lowestDepth()
+		// What is older than our first event, by its sender's word, is no news: it comes with the past.
+		floor, ok, err := r.firstDepth()
 		if ok {
 			events = slices.DeleteFunc(events, func(e *event.Event) bool { return e.Depth() < floor })
 		}

@@ -56,6 +56,20 @@ func (f *fills) once(ctx context.Context, key string, do func() error) error {
 	}
 }
 
+// alone does the work when nobody else is at work on the same.
+func (f *fills) alone(ctx context.Context, key string, do func() error) (err error) {
+	for did := false; !did; {
+		err = f.once(ctx, key, func() error {
+			did = true
+			return do()
+		})
+		if ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
+}
+
 var errNotDone = errors.New("whoever was at work on it has panicked")
 
 func (f *fills) do(key string, w *fill, do func() error) error {
@@ -85,12 +99,13 @@ var (
 //
 // spec: s2s#backfilling-and-retrieving-missing-events
 func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, limit int) (came bool, err error) {
-	err = s.fills.once(ctx, "backfill "+string(roomID), func() error {
-		highest, err := s.gapUnder(ctx, roomID, under)
-		if err != nil || highest == nil {
+	// One after the other: a place in the room is chosen before it is taken.
+	err = s.fills.alone(ctx, "backfill "+string(roomID), func() error {
+		gap, err := s.gapUnder(ctx, roomID, under)
+		if err != nil || gap == nil {
 			return err // it was closed since the caller saw it
 		}
-		for gap := highest; gap != nil; {
+		for gap != nil {
 			err := s.fillGap(ctx, roomID, gap, limit)
 			if !errors.Is(err, errOfLowerGap) {
 				return err
@@ -98,9 +113,6 @@ func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, li
 			if gap, err = s.gapUnder(ctx, roomID, gap.next); err != nil {
 				return err
 			}
-		}
-		if ctx.Err() == nil {
-			s.vain.note(highest.event, time.Now())
 		}
 		return errNothingCame
 	})
@@ -110,36 +122,47 @@ func (s *Server) Backfill(ctx context.Context, roomID id.RoomID, under int64, li
 	return err == nil, err
 }
 
+// askedGap is a gap, by the event above it, of which a server was asked.
+type askedGap struct {
+	gap    int64
+	server string
+}
+
 // fillGap asks servers in turn for what lies below a gap, until something has come.
 func (s *Server) fillGap(ctx context.Context, roomID id.RoomID, gap *openGap, limit int) error {
 	servers, err := s.otherServers(ctx, roomID)
 	if err != nil {
 		return err
 	}
-	failed := errNothingCame
-	if s.vain.is(gap.event, time.Now()) {
-		return failed
-	}
+	servers = slices.DeleteFunc(servers, func(server string) bool { return s.vain.is(askedGap{gap.event, server}, time.Now()) })
 	for _, server := range servers[:min(len(servers), maxAsked)] {
-		events, err := s.askBackfill(ctx, server, roomID, gap.ids, limit)
-		if err != nil {
-			s.Log.Debug("backfill failed", zap.String("server", server), zap.Error(err))
-			continue
-		}
-		n, err := s.placeHistory(ctx, server, roomID, gap, events)
-		switch {
-		case errors.Is(err, errOfLowerGap):
-			failed = err
-		case err != nil:
-			s.Log.Info("could not place history", zap.String("room", string(roomID)), zap.Error(err))
-		case n > 0:
+		wasOff := s.backedOff(server)
+		n, err := s.backfillFrom(ctx, server, roomID, gap, limit)
+		if n > 0 {
 			return nil
 		}
+		if err != nil {
+			s.Log.Debug("backfill failed", zap.String("server", server), zap.Error(err))
+		}
+		// Whom we do not reach has not been asked: the back-off sees to it that we try seldom, and ends when they speak.
+		// What a part of the state refuses comes with the whole.
+		if ctx.Err() == nil && !wasOff && !s.backedOff(server) && !isOfPart(err) {
+			s.vain.note(askedGap{gap.event, server}, time.Now())
+		}
+		if errors.Is(err, errOfLowerGap) {
+			return err
+		}
 	}
-	if ctx.Err() == nil && errors.Is(failed, errNothingCame) {
-		s.vain.note(gap.event, time.Now())
+	return errNothingCame
+}
+
+// backfillFrom asks one server for what lies below a gap, and says how much of it has come.
+func (s *Server) backfillFrom(ctx context.Context, server string, roomID id.RoomID, gap *openGap, limit int) (int, error) {
+	events, err := s.askBackfill(ctx, server, roomID, gap.ids, limit)
+	if err != nil {
+		return 0, err
 	}
-	return failed
+	return s.placeHistory(ctx, server, roomID, gap, events)
 }
 
 // otherServers gives the servers in a room, but ours: the likeliest to have what we lack first.
@@ -209,7 +232,7 @@ func (s *Server) placeHistory(ctx context.Context, server string, roomID id.Room
 	events = s.verified(ctx, belowGap(gap.missing, events, func(id.EventID) bool { return false }), nil)
 	var chain []*event.Event
 	var unaskeds []*unasked
-	var ord int64
+	var places []int64
 	placed := 0 // what was missing, by another way, meanwhile
 	err := s.in(ctx, roomID, func(r *room) error {
 		isHere, err := r.judged(append(idsOf(events), gap.missing...))
@@ -223,42 +246,34 @@ func (s *Server) placeHistory(ctx context.Context, server string, roomID id.Room
 		}
 		below := belowGap(gap.missing, events, isHere)
 		chain = without(below, belowGap(gap.lower, events, isHere))
-		// What is older than our first event, by its sender's word, is of the past, whatever built on it since: above
-		// that event it would end the history of who reads back to the room's beginning.
-		err = r.read(func(tx storage.Tx) error {
-			first, floor, ok, err := r.lowest(tx)
-			chain = slices.DeleteFunc(chain, func(ev *event.Event) bool { return ok && gap.ord > first && ev.Depth() < floor })
-			return err
-		})
-		if err != nil {
-			return err
-		}
 		if len(chain) == 0 && len(below) > 0 && placed == 0 {
 			return errOfLowerGap
 		}
 		if unaskeds, err = r.unaskedOf(chain); err != nil {
 			return err
 		}
-		ord, err = r.roomBelow(gap.ord, int64(len(chain)))
-		return err
+		return r.read(func(tx storage.Tx) error {
+			chain, places, err = r.placesBelow(tx, gap.ord, chain)
+			return err
+		})
 	})
 	if err != nil {
 		return 0, err
 	}
 	s.askPast(ctx, unaskeds)
+	var failed error
 	// Oldest first: each one's state is that after its prev events.
-	slices.Reverse(chain)
-	for i, ev := range chain {
-		at := ord + int64(i)
-		err := s.takeHistory(ctx, server, roomID, ev, at)
+	for i, ev := range slices.Backward(chain) {
+		err := s.takeHistory(ctx, server, roomID, ev, places[i])
 		if err != nil {
 			s.Log.Info("could not take an event of the past", zap.String("event", string(ev.ID())), zap.Error(err))
+			failed = err
 			continue
 		}
 		placed++
 	}
 	if placed == 0 {
-		return 0, nil
+		return 0, failed
 	}
 	return placed, s.closeGap(ctx, roomID, gap)
 }
@@ -278,6 +293,91 @@ func idsOf(events []*event.Event) []id.EventID {
 	return ids
 }
 
+// placesBelow finds places below a gap for the events that are missing there, newest first. They come in a row under
+// the gap. But what is older than our first event, by its sender's word, is of the past, with all that it builds on,
+// wherever it came to light: above that event it would end, with the room's creation, the history of who reads back.
+func (r *room) placesBelow(tx storage.Tx, gap int64, events []*event.Event) (sorted []*event.Event, places []int64, err error) {
+	first, depth, _, err := r.firstOf(tx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var older []id.EventID
+	for _, ev := range events {
+		if gap <= first || ev.Depth() < depth {
+			older = append(older, ev.ID())
+		}
+	}
+	past := belowGap(older, events, func(id.EventID) bool { return false })
+	recent := without(events, past)
+	start := gap
+	if n := int64(len(recent)); n > 0 {
+		if start, err = r.roomBelow(tx, gap, n); err != nil {
+			return nil, nil, err
+		}
+		for i := range n {
+			places = append(places, start+n-1-i)
+		}
+	}
+	inPast, err := r.placesInPast(tx, min(start, first), past)
+	return append(recent, past...), append(places, inPast...), err
+}
+
+// placesInPast finds places for events, newest first, below our first event, or below a gap there: by their depths, so that
+// pieces of the past fit together in whatever order they come, and the room's creation is the last that is reached.
+func (r *room) placesInPast(tx storage.Tx, above int64, events []*event.Event) (places []int64, err error) {
+	for pieces := 1; len(events) > 0; pieces++ {
+		top, older, err := r.slotInPast(tx, above, events[0].Depth())
+		if err != nil {
+			return nil, err
+		}
+		n := int64(len(events))
+		step := int64(gapRoom) // what is missing between them gets its place there later
+		if older != nil {
+			if i := slices.IndexFunc(events[1:], func(ev *event.Event) bool { return ev.Depth() <= older.Depth }); i >= 0 && pieces < pastPieces {
+				n = int64(i) + 1
+			}
+			step = (top - *older.Ord) / (n + 1)
+			above = *older.Ord
+		}
+		if step == 0 {
+			start, err := r.roomBelow(tx, top, n)
+			if err != nil {
+				return nil, err
+			}
+			top, step, above = start+n, 1, min(above, start)
+		}
+		for i := range n {
+			places = append(places, top-(i+1)*step)
+		}
+		events = events[n:]
+	}
+	return places, nil
+}
+
+// pastPieces is between how many neighbours the events of one answer are put: order is not worth more queries.
+const pastPieces = 20
+
+// slotInPast finds, at or below a place, the lowest place above all that is older than a depth, and the newest of that, nil
+// when nothing is.
+func (r *room) slotInPast(tx storage.Tx, top, depth int64) (above int64, older *storage.Event, err error) {
+	from := r.low - 1 // what is older ends here or above
+	for {
+		middle := from + (top-from)/2
+		found, err := tx.EventsBelow(r.row.NID, middle+1, from, 1)
+		if err == nil && len(found) == 0 {
+			found, err = tx.EventsAbove(r.row.NID, middle, top, 1)
+		}
+		switch {
+		case err != nil || len(found) == 0:
+			return top, older, err
+		case found[0].Depth < depth:
+			older, from = &found[0], *found[0].Ord
+		default:
+			top = *found[0].Ord
+		}
+	}
+}
+
 // A run of events without room between them is followed this many pieces down; below a longer one
 // events go under everything.
 const (
@@ -287,30 +387,24 @@ const (
 
 // roomBelow finds the highest n free places in a row below an order. They need not be next to it: what is
 // missing below an event in the middle of what came at once finds its neighbours there already.
-func (r *room) roomBelow(ord, n int64) (first int64, err error) {
-	first = r.low - n
-	err = r.read(func(tx storage.Tx) error {
-		top := ord // everything from here up to ord is taken, or too narrow
-		for range runPieces {
-			places, err := tx.PlacesBelow(r.row.NID, top-1, math.MinInt64, runPiece)
-			if err != nil {
-				return err
-			}
-			for _, p := range places {
-				if top-p.Ord > n {
-					first = top - n
-					return nil
-				}
-				top = p.Ord
-			}
-			if len(places) < runPiece {
-				first = top - n
-				return nil
-			}
+func (r *room) roomBelow(tx storage.Tx, ord, n int64) (first int64, err error) {
+	top := ord // everything from here up to ord is taken, or too narrow
+	for range runPieces {
+		places, err := tx.PlacesBelow(r.row.NID, top-1, math.MinInt64, runPiece)
+		if err != nil {
+			return 0, err
 		}
-		return nil
-	})
-	return first, err
+		for _, p := range places {
+			if top-p.Ord > n {
+				return top - n, nil
+			}
+			top = p.Ord
+		}
+		if len(places) < runPiece {
+			return top - n, nil
+		}
+	}
+	return r.low - n, nil
 }
 
 func without(events, but []*event.Event) []*event.Event {

@@ -36,6 +36,26 @@ func TestWhoWaitsForAFillGoesWhenTheyGiveUp(t *testing.T) {
 	}
 }
 
+// What somebody else finds out at one gap says nothing of another one in the room.
+func TestWhoWaitsToBeAloneDoesTheirOwnWork(t *testing.T) {
+	f := newFills()
+	began, end := make(chan struct{}), make(chan struct{})
+	first := make(chan error, 1)
+	go func() {
+		first <- f.alone(t.Context(), "k", func() error { close(began); <-end; return errNothingCame })
+	}()
+	<-began
+	second, did := make(chan error, 1), false
+	go func() { second <- f.alone(t.Context(), "k", func() error { did = true; return nil }) }()
+	close(end)
+	if err := <-first; !errors.Is(err, errNothingCame) {
+		t.Error(err)
+	}
+	if err := <-second; err != nil || !did {
+		t.Errorf("the second did their own work: %v, %v", did, err)
+	}
+}
+
 func TestBackfillAsksTheLikeliestFirst(t *testing.T) {
 	got := ranked(map[string]int64{"small": 1, "large": 9, "dead": 50, "middle": 3, "also": 3}, func(s string) bool { return s == "dead" })
 	if want := []string{"large", "also", "middle", "small", "dead"}; !slices.Equal(got, want) {

@@ -157,20 +157,20 @@ func (s *Server) fillGapsOf(ctx context.Context, roomID id.RoomID) (whole bool, 
 	return true, nil
 }
 
-// recentGap finds the highest gap but those given, nil when there is none. Below the first event that we have,
-// mostly the join of our first user, is all of the past: that is fetched when somebody reads it.
+// recentGap finds the highest gap but those given, nil when there is none. Below our first event, mostly the join of our
+// first user, is all of the past: that is fetched when somebody reads it.
 func (r *room) recentGap(but map[int64]bool) (gap *openGap, err error) {
 	err = r.read(func(tx storage.Tx) error {
 		gaps, err := tx.Gaps(r.row.NID, math.MaxInt64, 4*maxPrev)
 		if err != nil || len(gaps) == 0 {
 			return err
 		}
-		low, lowest, ok, err := r.lowest(tx)
+		first, depth, ok, err := r.firstOf(tx)
 		if err != nil || !ok {
 			return err
 		}
 		for _, g := range gaps {
-			if g.Ord <= low || but[g.Event] {
+			if g.Ord <= first || but[g.Event] {
 				continue
 			}
 			events, err := r.s.Reader.ByNumber(tx, r.row, []int64{g.Event})
@@ -178,7 +178,7 @@ func (r *room) recentGap(but map[int64]bool) (gap *openGap, err error) {
 				return err
 			}
 			// By its sender's word the event is older than our first: what is missing there is of the past too.
-			if ev := events[g.Event]; ev == nil || ev.Depth() <= lowest {
+			if ev := events[g.Event]; ev == nil || ev.Depth() <= depth {
 				continue
 			}
 			gap = &openGap{event: g.Event, ord: g.Ord}
@@ -189,22 +189,18 @@ func (r *room) recentGap(but map[int64]bool) (gap *openGap, err error) {
 	return gap, err
 }
 
-// lowest gives place and depth of the first event of the history that is here.
-func (r *room) lowest(tx storage.Tx) (ord, depth int64, ok bool, err error) {
-	low, _, err := tx.OrdBounds(r.row.NID)
-	if err != nil {
-		return 0, 0, false, err
-	}
-	events, err := tx.EventsAt(r.row.NID, []int64{low})
+// firstOf gives place and depth of our first event: what was fetched of the past lies below.
+func (r *room) firstOf(tx storage.Tx) (ord, depth int64, ok bool, err error) {
+	events, err := tx.EventsAbove(r.row.NID, firstOrd, math.MaxInt64, 1)
 	if err != nil || len(events) == 0 {
 		return 0, 0, false, err
 	}
-	return low, events[0].Depth, true, nil
+	return *events[0].Ord, events[0].Depth, true, nil
 }
 
-func (r *room) lowestDepth() (depth int64, ok bool, err error) {
+func (r *room) firstDepth() (depth int64, ok bool, err error) {
 	err = r.read(func(tx storage.Tx) error {
-		_, depth, ok, err = r.lowest(tx)
+		_, depth, ok, err = r.firstOf(tx)
 		return err
 	})
 	return depth, ok, err

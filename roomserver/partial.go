@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"chancery"
+	"chancery/federation/peer"
 	"chancery/roomserver/event"
 	"chancery/roomserver/state"
 	"chancery/storage"
@@ -51,6 +52,12 @@ func (r *room) readPartial(tx storage.Tx) (err error) {
 var errPartial = chancery.Errorf(403, codePartial, "we do not know the whole state of this room yet")
 
 const codePartial chancery.Code = "M_UNABLE_DUE_TO_PARTIAL_STATE"
+
+// isOfPart says that something failed because somebody, perhaps we, knows only a part of the room's state yet.
+func isOfPart(err error) bool {
+	e := (*peer.Error)(nil)
+	return errors.Is(err, errPartial) || errors.As(err, &e) && e.Code == codePartial
+}
 
 // fillIn adds to a state what an event cites of memberships: a partial state lacks most of them. Where it has another
 // one the two are resolved as if branches met.

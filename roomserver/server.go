@@ -61,11 +61,11 @@ type Server struct {
 	share     *share        // of this server, for the work of others
 	states    chan struct{} // held while a whole state is on the way
 	names     names
-	vain      vain[int64]  // gaps, by the event above, of which all servers were asked
-	strangers vain[string] // servers that anybody may have us ask for an invite
-	rules     atomic.Int64 // counts changes of push rules
-	maxSlots  int64        // of a room
-	maxRead   int          // events that a resolution reads
+	vain      vain[askedGap] // of which gaps which servers were asked
+	strangers vain[string]   // servers that anybody may have us ask for an invite
+	rules     atomic.Int64   // counts changes of push rules
+	maxSlots  int64          // of a room
+	maxRead   int            // events that a resolution reads
 }
 
 // New makes the engine. Run must be running for idle rooms to leave memory.
@@ -79,7 +79,7 @@ func New(o Options) *Server {
 	s.farSpaces = recent.New[string, *farSpace](farSpaceBytes)
 	s.opinions = recent.New[string, *opinion](opinionsBytes)
 	s.share, s.states = newShare(), make(chan struct{}, largeStates)
-	s.vain = vain[int64]{pause: 10 * time.Second, most: 1}
+	s.vain = vain[askedGap]{pause: 10 * time.Second, most: 1}
 	s.strangers = vain[string]{pause: time.Minute, most: 3}
 	s.names.room, s.maxSlots, s.maxRead = map[id.EventID]int64{}, maxSlots, state.MaxRead
 	return s
