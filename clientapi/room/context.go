@@ -64,7 +64,7 @@ func (a *API) GetContext(ctx context.Context, in *GetContextIn) (*GetContextOut,
 		up := &walk{api: a, tx: tx, v: v, filter: f, at: ev.Ord + 1, stop: end}
 		v.bound(up)
 		// A list does not span an open gap: what lies beyond is for /messages, which asks for it.
-		if down.stop, err = gapBelow(tx, v, down); err != nil {
+		if down.stop, err = gapBelow(tx, v, down.at); err != nil {
 			return err
 		}
 		if down.stop == 0 {

@@ -122,7 +122,9 @@ func (w *walk) events(limit int) ([]*roomserver.Stored, error) {
 				w.done = false
 				break
 			}
-			w.pass(ev)
+			if err := w.pass(ev); err != nil {
+				return nil, err
+			}
 			if shown[ev.NID] {
 				chunk = append(chunk, ev)
 			}
@@ -138,16 +140,20 @@ func (w *walk) rows(want int) ([]storage.Event, error) {
 	return w.tx.EventsAbove(w.v.room.NID, w.at-1, w.stop, want)
 }
 
-// pass goes beyond an event. Below m.room.create there is nothing.
-func (w *walk) pass(ev *roomserver.Stored) {
+// pass goes beyond an event. Below m.room.create there is nothing, but where a server's word for the depth of an event
+// was not true.
+func (w *walk) pass(ev *roomserver.Stored) error {
 	if !w.back {
 		w.at = ev.Ord + 1
-		return
+		return nil
 	}
 	w.at = ev.Ord
-	if ev.IsState("m.room.create", "") {
-		w.done = true
+	if w.done || !ev.IsState("m.room.create", "") {
+		return nil
 	}
+	below, err := w.rows(1)
+	w.done = err == nil && len(below) == 0
+	return err
 }
 
 // shown says which events the user may see and wants.

@@ -307,3 +307,56 @@ func TestMembersAtTheBeginning(t *testing.T) {
 		t.Errorf("at the beginning are %v", members)
 	}
 }
+
+// Of gaps about which nobody can be asked each is crossed by itself, and below the creation of a room those who lied about
+// the depth of their events have some: who reads on reads all, once.
+//
+// spec: c2s/getRoomEvents
+func TestHistoryIsReadAcrossGaps(t *testing.T) {
+	eachEngine(t, func(s *server) {
+		t := s.T
+		room := s.Create(alice, nil)
+		var want []string
+		for i := range 12 {
+			want = append(want, fmt.Sprint("m", i))
+		}
+		var said []string
+		for _, body := range want {
+			said = append(said, s.Say(alice, room, body))
+		}
+		if err := s.DB.Write(t.Context(), []string{room}, func(tx storage.Tx) error {
+			row, _, err := tx.Room(room)
+			if err != nil {
+				return err
+			}
+			events, err := tx.EventsByID([]string{said[0], said[4], said[8]})
+			if err != nil {
+				return err
+			}
+			for _, ev := range events {
+				if ev.ID == said[0] {
+					tx.Exec(`UPDATE events SET ord = 1 WHERE nid = $1`, ev.NID)
+					continue
+				}
+				tx.AddMissing(row.NID, ev.NID, "$missing below "+ev.ID)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		slices.Reverse(want)
+		for _, limit := range []int{1, 3, 50} {
+			var got []string
+			from := ""
+			for pages := 0; pages == 0 || from != ""; pages++ {
+				if pages > 100 {
+					t.Fatal("the pages do not end")
+				}
+				a := s.OK(alice, "GET", at(room, "messages")+fmt.Sprintf("?dir=b&limit=%d&from=%s", limit, from), nil)
+				got = append(got, bodies(a, "chunk")...)
+				from = a.Str("end")
+			}
+			same(t, got, want)
+		}
+	})
+}

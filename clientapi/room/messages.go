@@ -41,7 +41,7 @@ func (a *API) GetMessages(ctx context.Context, in *GetMessagesIn) (*GetMessagesO
 	if err != nil {
 		return nil, err
 	}
-	p := &messages{api: a, in: in, filter: f}
+	p := &messages{api: a, in: in, filter: f, crossed: end}
 	if p.back, err = backwards(in.Dir); err != nil {
 		return nil, err
 	}
@@ -49,24 +49,26 @@ func (a *API) GetMessages(ctx context.Context, in *GetMessagesIn) (*GetMessagesO
 		return nil, err
 	}
 	for asked := 0; ; asked++ {
-		p.cross = asked == maxBackfills
 		if err := a.DB.Read(ctx, p.read); err != nil {
 			return nil, err
 		}
-		if p.gap == 0 || p.cross {
+		if p.gap == 0 {
 			return p.out, nil
 		}
-		came, err := a.Rooms.Backfill(ctx, in.RoomID, p.gap, max(p.limit, 100))
-		if err != nil {
-			a.Log.Info("could not ask for history", zap.String("room", string(in.RoomID)), zap.Error(err))
-		}
-		if !came {
-			if len(p.out.Chunk) > 0 {
-				return p.out, nil // the token is at the gap's edge: the next request asks again
+		came := false
+		if asked < maxBackfills {
+			if came, err = a.Rooms.Backfill(ctx, in.RoomID, p.gap, max(p.limit, 100)); err != nil {
+				a.Log.Info("could not ask for history", zap.String("room", string(in.RoomID)), zap.Error(err))
 			}
-			// Nobody can tell us. What we have beyond the gap is better than no answer for ever.
-			p.cross = true
-			return p.out, a.DB.Read(ctx, p.read)
+		}
+		switch {
+		case came:
+		case len(p.out.Chunk) > 0, asked >= maxBackfills && p.out.End != p.out.Start:
+			return p.out, nil // the token is at the gap's edge: the next request asks again
+		default:
+			// Nobody can tell us, or it has its place at a gap below. What we have beyond this one is better than no
+			// answer for ever.
+			p.crossed = p.gap
 		}
 	}
 }
@@ -76,14 +78,14 @@ const maxBackfills = 3
 
 // messages is one page on its way.
 type messages struct {
-	api    *API
-	in     *GetMessagesIn
-	filter *filter.Room
-	back   bool
-	limit  int
-	cross  bool  // go over gaps
-	gap    int64 // the place of the open gap at which the page ended early, 0: none
-	out    *GetMessagesOut
+	api     *API
+	in      *GetMessagesIn
+	filter  *filter.Room
+	back    bool
+	limit   int
+	crossed int64 // go over the gaps down to this one
+	gap     int64 // the place of the open gap at which the page ended early, 0: none
+	out     *GetMessagesOut
 }
 
 func (p *messages) read(tx storage.Tx) error {
@@ -109,8 +111,8 @@ func (p *messages) read(tx storage.Tx) error {
 			return err
 		}
 	}
-	if p.gap = 0; p.back && !p.cross {
-		if p.gap, err = gapBelow(tx, v, w); err != nil {
+	if p.gap = 0; p.back {
+		if p.gap, err = gapBelow(tx, v, min(w.at, p.crossed-1)); err != nil {
 			return err
 		}
 	}
@@ -174,13 +176,13 @@ func startOf(tx storage.Tx, room storage.Room, w *walk) (string, error) {
 	return page.Before(max(w.at, low)), nil
 }
 
-// gapBelow finds the highest open gap on the way down, as the place of the event above it. Those who are
+// gapBelow finds the highest open gap on the way down from a place, as the place of the event above it. Those who are
 // not in the room do not make us ask for what they could hardly see.
-func gapBelow(tx storage.Tx, v *view, w *walk) (int64, error) {
+func gapBelow(tx storage.Tx, v *view, at int64) (int64, error) {
 	if !v.joined {
 		return 0, nil
 	}
-	return tx.HighestGap(v.room.NID, w.at)
+	return tx.HighestGap(v.room.NID, at)
 }
 
 type GetEventIn struct {
