@@ -115,6 +115,9 @@ func (a *answer) fillLeft(j *joined, leave *roomserver.Stored) error {
 			return err
 		}
 		j.fresh = a.q.full || was != "join"
+		if (j.row.Partial || j.news != nil && j.news.whole) && !a.lazy() {
+			j.fresh = true // before, the room was not shown
+		}
 	}
 	if wasIn != "join" && j.fresh { // they were never in it: the event is all that concerns them
 		j.timeline = &timeline{events: []*roomserver.Stored{leave}, limited: true, prev: page.Before(leave.Ord)}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"chancery/roomserver/event"
+	"chancery/storage"
+	"chancery/storage/sql"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -118,6 +120,51 @@ func TestStateThatFallsBackReachesClients(t *testing.T) {
 			if told["m.room.topic"] != first || told["m.room.power_levels"] != demoted {
 				t.Errorf("%s: told of %v in %s", section, told, r.Raw)
 			}
+		}
+	})
+}
+
+// When nothing of a room is missing any more, somebody of ours may turn out to be in it whom the part that was known
+// had not: they hear of what happens there from then on.
+//
+// spec: msc3902
+func TestWhoIsInARoomAsItBecomesWholeHearsOfIt(t *testing.T) {
+	eachEngine(t, func(s *server) {
+		room := s.Create(alice, object{})
+		s.Set(alice, room, "m.room.join_rules", "", object{"join_rule": "public"})
+		s.Join(bob, room)
+		mine := s.id(room, "m.room.member", bob)
+		member := func(membership string, also func(storage.Tx, int64)) {
+			s.T.Helper()
+			if err := s.DB.Write(s.T.Context(), []string{room}, func(tx storage.Tx) error {
+				row, _, err := tx.Room(room)
+				if err != nil {
+					return err
+				}
+				events, err := tx.EventsByID([]string{mine})
+				if err != nil {
+					return err
+				}
+				tx.SetMember(storage.Member{Room: row.NID, User: bob, Server: "test", Membership: membership, Event: events[0].NID})
+				also(tx, row.NID)
+				return nil
+			}); err != nil {
+				s.T.Fatal(err)
+			}
+		}
+		since := s.get(bob, "").next()
+		member("leave", func(tx storage.Tx, room int64) { tx.Announce(storage.Fact{Kind: sql.FactState, Room: room, User: bob}) })
+		since = s.get(bob, since).next()
+		since = s.get(bob, since, "timeout", "0").next()
+		member("join", func(tx storage.Tx, room int64) { tx.Announce(storage.Fact{Kind: sql.FactRoomComplete, Room: room}) })
+		got := s.get(bob, since, "timeout", longPoll)
+		if !got.room("join", room).Exists() {
+			s.T.Fatalf("bob is told %s", got.Text)
+		}
+		said := s.Say(alice, room, "to all")
+		got = s.get(bob, got.next(), "timeout", longPoll)
+		if id := got.room("join", room).Get("timeline.events.#(content.body==\"to all\").event_id").Str; id != said {
+			s.T.Errorf("bob is told %s", got.Text)
 		}
 	})
 }

@@ -101,20 +101,20 @@ func (w *watch) follow(ctx context.Context) {
 			w.s.Reader.Forget(f.Event) // before anybody is woken to read it
 		}
 	}
-	shared, err := w.whoShares(ctx, facts)
+	about, err := w.readAbout(ctx, facts)
 	for err != nil && ctx.Err() == nil {
-		w.s.Log.Warn("who shares rooms could not be read, trying again", zap.Error(err))
+		w.s.Log.Warn("whom facts concern could not be read, trying again", zap.Error(err))
 		select {
 		case <-ctx.Done():
 		case <-time.After(200 * time.Millisecond):
 		}
-		shared, err = w.whoShares(ctx, facts)
+		about, err = w.readAbout(ctx, facts)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	woken := map[*listener]struct{}{}
 	for i := range facts {
-		w.tell(&facts[i], shared, woken)
+		w.tell(&facts[i], about, woken)
 	}
 	w.end = max(w.end, facts[len(facts)-1].Pos)
 	close(w.moved)
@@ -156,32 +156,49 @@ func (l *listener) stir() {
 	l.wake = make(chan struct{})
 }
 
-// whoShares reads the rooms of those whose devices changed: who is in one of them must know.
-func (w *watch) whoShares(ctx context.Context, facts []sql.Fact) (map[string][]int64, error) {
-	changed := map[string][]int64{}
+// about is what facts do not say themselves.
+type about struct {
+	rooms   map[string][]int64 // of those whose devices changed: who is in one of them must know
+	members map[int64][]string // of ours, in rooms of which nothing is missing any more
+}
+
+func (w *watch) readAbout(ctx context.Context, facts []sql.Fact) (about, error) {
+	a := about{map[string][]int64{}, map[int64][]string{}}
 	for _, f := range facts {
-		if f.Kind == sql.FactDeviceList {
-			changed[f.User] = nil
+		switch f.Kind {
+		case sql.FactDeviceList:
+			a.rooms[f.User] = nil
+		case sql.FactRoomComplete:
+			a.members[f.Room] = nil
 		}
 	}
-	if len(changed) == 0 {
-		return nil, nil
+	if len(a.rooms)+len(a.members) == 0 {
+		return a, nil
 	}
 	err := w.s.DB.Read(ctx, func(tx storage.Tx) error {
-		for user := range changed {
+		for user := range a.rooms {
 			rooms, err := tx.JoinedBy([]string{user})
 			if err != nil {
 				return err
 			}
-			changed[user] = rooms
+			a.rooms[user] = rooms
+		}
+		for room := range a.members {
+			members, err := tx.LocalMembers(room, w.s.ServerName, []string{"join"})
+			if err != nil {
+				return err
+			}
+			for _, m := range members {
+				a.members[room] = append(a.members[room], m.User)
+			}
 		}
 		return nil
 	})
-	return changed, err
+	return a, err
 }
 
 // tell marks those whom a fact concerns. watch.mu is held.
-func (w *watch) tell(f *sql.Fact, shared map[string][]int64, woken map[*listener]struct{}) {
+func (w *watch) tell(f *sql.Fact, about about, woken map[*listener]struct{}) {
 	mark := func(l *listener) {
 		l.last = max(l.last, f.Pos)
 		woken[l] = struct{}{}
@@ -193,6 +210,11 @@ func (w *watch) tell(f *sql.Fact, shared map[string][]int64, woken map[*listener
 			w.enter(own, f.Room) // whether they came or left is found out when they are told
 			own.ownAt = f.Pos
 			mark(own)
+		}
+		for _, user := range about.members[f.Room] { // the whole state may have them where a part had not
+			if l := w.users[user]; l != nil {
+				w.enter(l, f.Room)
+			}
 		}
 		for l := range w.rooms[f.Room] {
 			if f.Kind == sql.FactRoomComplete || f.Kind == sql.FactPurge {
@@ -211,7 +233,7 @@ func (w *watch) tell(f *sql.Fact, shared map[string][]int64, woken map[*listener
 		if own != nil {
 			mark(own)
 		}
-		for _, room := range shared[f.User] {
+		for _, room := range about.rooms[f.User] {
 			for l := range w.rooms[room] {
 				mark(l)
 			}

@@ -297,6 +297,30 @@ func TestLeavingAndComingBackWhilePartial(t *testing.T) {
 	})
 }
 
+// A room that is not whole is not shown to clients who do not load members lazily. Who leaves it then is told of it from its
+// beginning: their client has nothing of it.
+func TestWhoLeavesAPartialRoomIsToldOfIt(t *testing.T) {
+	// spec: msc3902, c2s/sync
+	ca := homeserver.NewCA(t)
+	room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 2})
+	s := homeserver.Start(t, homeserver.Options{CA: ca})
+	alice := s.Register(t, "alice")
+	room.Live = true
+	held := holdState(t, room)
+	since := alice.Sync("").Get("next_batch").Str
+	alice.Join(string(room.ID), room.Servers[0].Name)
+	got := alice.Sync(since)
+	if got.Get("rooms.join." + escape(string(room.ID))).Exists() {
+		t.Error("the room is shown before it is whole")
+	}
+	alice.OK("POST", homeserver.Room(string(room.ID), "leave"), J{})
+	left := alice.Sync(got.Get("next_batch").Str).Get("rooms.leave." + escape(string(room.ID)) + ".timeline")
+	if !left.Get("limited").Bool() || left.Get("prev_batch").Str == "" || left.Get("events.#").Int() < 2 {
+		t.Errorf("of the room that she left alice is told %s", left)
+	}
+	held.Open()
+}
+
 func TestHostileResidentDoesNotStopTheServer(t *testing.T) {
 	// spec: msc3902
 	ca := homeserver.NewCA(t)
