@@ -226,6 +226,7 @@ type watcher struct {
 type seenRoom struct {
 	times map[string]int // by event ID, in timelines
 	gaps  []string       // where to go back from
+	story []string       // each timeline, for whoever looks for a fault
 }
 
 func watch(p *person) *watcher {
@@ -283,6 +284,7 @@ func (w *watcher) take(roomID string, timeline gjson.Result) {
 		room.gaps = append(room.gaps, timeline.Get("prev_batch").Str)
 	}
 	in := map[string]bool{}
+	room.story = append(room.story, fmt.Sprintf("since %s limited %v prev %s %s", w.token, limited, timeline.Get("prev_batch").Str, timeline.Get("events.#.event_id").Raw))
 	for _, ev := range timeline.Get("events").Array() {
 		id := ev.Get("event_id").Str
 		if in[id] {

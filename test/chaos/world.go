@@ -386,7 +386,7 @@ type row struct {
 type kept struct {
 	events map[string]row
 	ends   []string
-	gaps   int
+	gaps   []storage.Gap
 	nid    int64
 }
 
@@ -405,6 +405,20 @@ func (w *world) keep(i int, r *room, k kept) {
 		fmt.Fprintf(&text, "%d nid %d status %d roots %d %d redacted %v %s %s\n", ordOf(v), v.ev.NID, v.status, v.ev.RootBefore, v.ev.RootAfter, v.redacted, v.ev.ID, v.ev.JSON)
 	}
 	if err := errors.Join(os.WriteFile(base+".events", []byte(text.String()), 0o600), os.WriteFile(base+".log", []byte(w.servers[i].Log()), 0o600)); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// keepStory writes down what somebody's client was told of a room by /sync, and what they read back, likewise.
+func (w *world) keepStory(p *person, r *room, read []string) {
+	dir := os.Getenv("CHANCERY_CHAOS_KEEP")
+	seen := p.watch.rooms[r.id]
+	if dir == "" || seen == nil {
+		return
+	}
+	name, _, _ := strings.Cut(p.ID[1:], ":")
+	text := strings.Join(seen.story, "\n") + "\nread " + strings.Join(read, " ") + "\n"
+	if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d-%s-v%s.told", w.seed, name, r.version)), []byte(text), 0o600); err != nil {
 		w.t.Error(err)
 	}
 }
@@ -463,8 +477,7 @@ func (w *world) look() [][]kept {
 					k.ends = append(k.ends, byNID[n])
 				}
 				slices.Sort(k.ends)
-				gaps, err := tx.Gaps(found.NID, 1<<62, 1000)
-				k.gaps = len(gaps)
+				k.gaps, err = tx.Gaps(found.NID, 1<<62, 1000)
 				return err
 			})
 			if err != nil {
