@@ -231,14 +231,23 @@ func (w *restating) restate(p noted) error {
 	w.news[s.NID] = a
 	// Whatever is looked up from now on has its true state.
 	r.pending[s.NID], r.pendingID[s.ID()] = &s, &s
-	if s.Status != storage.Accepted || p.history {
+	if s.Status != storage.Accepted {
+		return nil
+	}
+	prev, err := r.prevOf(s.Event, &needs{})
+	if err != nil {
+		return err
+	}
+	if err := r.noteBuiltOn(a, how{status: s.Status, prev: prev}); err != nil {
+		return err
+	}
+	if p.history {
 		return nil
 	}
 	s.Placed = true
-	prev := s.PrevEvents()
 	kept := make([]*Stored, 0, len(w.ends)+1)
 	for _, e := range w.ends {
-		if !slices.Contains(prev, e.ID()) {
+		if !slices.Contains(a.builtOn, e.ID()) {
 			kept = append(kept, e)
 		}
 	}
@@ -384,6 +393,9 @@ func (r *room) membersBetween(was, is state.Root) (map[string]state.Change, erro
 // writeAgain is write for an event that is stored and was judged again.
 func (a *addition) writeAgain(tx storage.Tx) error {
 	tx.RestateEvent(a.Stored.row(a.notify))
+	for _, v := range a.missing { // beneath what seemed to be allowed, and is not: no gap there is seen any more
+		tx.AddMissing(a.Room, a.NID, string(v))
+	}
 	if err := a.writeBearing(tx); err != nil {
 		return err
 	}

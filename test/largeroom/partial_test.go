@@ -1,6 +1,7 @@
 package largeroom_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -295,6 +296,64 @@ func TestLeavingAndComingBackWhilePartial(t *testing.T) {
 			t.Errorf("%d joined members, want 31", len(n))
 		}
 	})
+}
+
+// Somebody has been banned, which we do not know before the room is whole, and a server brings what they said beforehand on a
+// branch of its own. What is missing below that is missing below what builds on it when it turns out to be refused.
+func TestWhatIsMissingBelowARefusedEventIsStillAskedFor(t *testing.T) {
+	// spec: msc3902, s2s#backfilling-and-retrieving-missing-events
+	ca := homeserver.NewCA(t)
+	room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 3})
+	s := homeserver.Start(t, homeserver.Options{CA: ca})
+	alice := s.Register(t, "alice")
+	base := room.Add(t, 5, "m.room.message", nil, J{"msgtype": "m.text", "body": "where the branch begins"})
+	on := func(prev *event.Event) func(p *event.Proto) {
+		return func(p *event.Proto) {
+			p.PrevEvents, p.Depth = []id.EventID{prev.ID()}, prev.Depth()+1
+			p.ReferenceHashes[prev.ID()] = prev.ReferenceHash()
+		}
+	}
+	say := func(sender int, prev *event.Event) *event.Event {
+		return room.Make(t, sender, "m.room.message", nil, J{"msgtype": "m.text", "body": "on a branch"}, on(prev))
+	}
+	below := say(5, base)
+	refused := say(9, below)
+	above := say(5, refused)
+	next := room.Add(t, 5, "m.room.message", nil, J{"msgtype": "m.text", "body": "has the state that the branch has"})
+	room.Add(t, 0, "m.room.member", ptr(string(room.User(9))), J{"membership": "ban"})
+	held := newGate()
+	t.Cleanup(held.Open)
+	room.Intercept = func(kind string, w http.ResponseWriter, r *http.Request) bool {
+		switch kind {
+		case "state_ids":
+			held.wait(r)
+			if v := r.URL.Query().Get("event_id"); v == string(refused.ID()) || v == string(below.ID()) {
+				r.URL.RawQuery = url.Values{"event_id": {string(next.ID())}}.Encode()
+			}
+		case "get_missing_events":
+			io.WriteString(w, `{"events":[]}`)
+			return true
+		case "backfill":
+			json.NewEncoder(w).Encode(J{"origin": "", "origin_server_ts": 1, "pdus": []json.RawMessage{refused.JSON(), below.JSON()}})
+			return true
+		}
+		return false
+	}
+	alice.Join(string(room.ID), room.Servers[0].Name)
+	room.Tell(t, s, refused)
+	room.Tell(t, s, above)
+	if !shown(alice, room, above.ID()) {
+		t.Fatal("what builds on it is not there")
+	}
+	held.Open()
+	awaitWhole(t, alice, room)
+	if shown(alice, room, refused.ID()) {
+		t.Fatal("what a banned member said is still there")
+	}
+	alice.OK("GET", homeserver.Room(string(room.ID), "messages")+"?dir=b&limit=100", nil)
+	if !shown(alice, room, below.ID()) {
+		t.Error("what is missing below it did not come")
+	}
 }
 
 // A room that is not whole is not shown to clients who do not load members lazily. Who leaves it then is told of it from its
