@@ -19,15 +19,21 @@ import (
 // missing prev events have otherwise.
 type truth struct {
 	join    int64
-	server  string                   // that told it
-	lacks   bool                     // not all of it is here
-	state   map[int64]int64          // by slot
-	rows    map[Key]int64            // what has no slot yet
-	slots   map[Key]int64            // what has one
-	around  map[int64]map[Key]int64  // by event; 0 where there is nothing
-	told    map[string]map[Key]int64 // the same by the prev events: what builds on the same has the same state before it
-	untold  map[int64]bool           // events around which nobody tells the state
-	members map[string]int64         // of the state, their events
+	server  string              // that told it
+	lacks   bool                // not all of it is here
+	state   map[int64]int64     // by slot
+	rows    map[Key]int64       // what has no slot yet
+	slots   map[Key]int64       // what has one
+	around  map[int64][]around  // by event
+	told    map[string][]around // the same by the prev events: what builds on the same has the same state before it
+	untold  map[int64]bool      // events around which nobody tells the state
+	members map[string]int64    // of the state, their events
+}
+
+// around is what a state before an event, or before one that it builds on, has otherwise than the one before our join.
+type around struct {
+	differs map[Key]int64 // 0 where there is nothing
+	of      id.EventID    // the prev event, "" for the event itself
 }
 
 const (
@@ -89,23 +95,23 @@ func (s *Server) around(ctx context.Context, f *rest, t *truth, gaps []noted, un
 	late := time.Now().Add(aroundTime)
 	for _, p := range gaps {
 		on := fmt.Sprint(slices.Sorted(slices.Values(p.PrevEvents())))
-		if differs, ok := t.told[on]; ok {
-			t.around[p.NID] = differs
+		if list, ok := t.told[on]; ok {
+			t.around[p.NID] = list
 			continue
 		}
 		if len(t.told) >= maxAround {
 			t.untold[p.NID] = true
 			continue
 		}
-		differs, err := map[Key]int64(nil), errUntold
+		list, err := []around(nil), errUntold
 		if time.Now().Before(late) {
-			differs, err = f.stateAround(ctx, p.Stored, t, others, failing)
+			list, err = f.stateAround(ctx, p.Stored, t, others, failing)
 		}
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err == nil:
-			t.around[p.NID], t.told[on] = differs, differs
+			t.around[p.NID], t.told[on] = list, list
 			continue
 		}
 		s.Log.Info("nobody gives the state around an event", zap.String("event", string(p.ID())), zap.Error(err))
@@ -139,7 +145,7 @@ func (s *Server) gather(ctx context.Context, f *rest) (*truth, error) {
 		return nil, err
 	}
 	t := &truth{join: f.join.NID, server: f.server, lacks: f.lacks, state: make(map[int64]int64, len(rows)), rows: map[Key]int64{}, slots: slots,
-		around: map[int64]map[Key]int64{}, told: map[string]map[Key]int64{}, untold: map[int64]bool{}, members: map[string]int64{}}
+		around: map[int64][]around{}, told: map[string][]around{}, untold: map[int64]bool{}, members: map[string]int64{}}
 	put := func(row storage.StateRow) {
 		key := Key{row.Type, row.StateKey}
 		if slot, ok := slots[key]; ok {
@@ -181,14 +187,13 @@ func (t *truth) has(key Key) int64 {
 }
 
 // differs is what a state has otherwise than the one before our join.
-func (t *truth) differs(rows []storage.StateRow) map[Key]int64 {
+func (t *truth) differs(pieces []piece) map[Key]int64 {
 	out := map[Key]int64{}
-	seen := make(map[Key]bool, len(rows))
-	for _, row := range rows {
-		key := Key{row.Type, row.StateKey}
-		seen[key] = true
-		if t.has(key) != row.NID {
-			out[key] = row.NID
+	seen := make(map[Key]bool, len(pieces))
+	for _, p := range pieces {
+		seen[p.Key] = true
+		if t.has(p.Key) != p.nid {
+			out[p.Key] = p.nid
 		}
 	}
 	for key, slot := range t.slots {
@@ -205,8 +210,12 @@ func (t *truth) differs(rows []storage.StateRow) map[Key]int64 {
 }
 
 // gapsIn lists the events that were judged by a part of the state and whose prev events are missing, of which nobody was
-// asked yet what the state before them was.
+// asked yet what the state before them was. What is held is judged before what builds on it.
 func (r *room) gapsIn(list []noted, t *truth) (gaps []noted, err error) {
+	held := map[id.EventID]bool{}
+	for _, p := range list {
+		held[p.ID()] = !p.isJudged()
+	}
 	for _, p := range list {
 		if _, told := t.around[p.NID]; told || t.untold[p.NID] || p.NID == t.join {
 			continue
@@ -215,7 +224,7 @@ func (r *room) gapsIn(list []noted, t *truth) (gaps []noted, err error) {
 		if _, err := r.prevOf(p.Event, n); err != nil {
 			return nil, err
 		}
-		if len(n.prev) > 0 {
+		if slices.ContainsFunc(n.prev, func(v id.EventID) bool { return !held[v] }) {
 			gaps = append(gaps, p)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 type needs struct {
 	prev, auth []id.EventID
 	partial    bool // the room is: it takes an event without the state before it
+	held       bool // the prev events are here, and wait to be judged when the room is whole
 }
 
 func (n *needs) Error() string {
@@ -38,12 +39,9 @@ func (s *Server) receiveOne(ctx context.Context, origin string, roomID id.RoomID
 	if !errors.As(err, &n) {
 		return err
 	}
-	if len(n.prev) == 0 && len(n.auth) == 0 {
-		return err // a part of the state refuses it: the whole may not
-	}
 	// Not one for all servers: who answers slowly must not hold up the others that have the event.
 	return s.fills.once(ctx, origin+" "+string(ev.ID()), func() error {
-		return s.receiveWithHelp(ctx, &errand{origin: origin, room: roomID}, ev, len(n.prev) > 0)
+		return s.receiveWithHelp(ctx, &errand{origin: origin, room: roomID}, ev, len(n.prev) > 0 && !n.held)
 	})
 }
 
@@ -54,13 +52,7 @@ func (s *Server) receiveWithHelp(ctx context.Context, e *errand, ev *event.Event
 	if !between {
 		return s.takeWithState(ctx, e, ev)
 	}
-	missing, err := fromSomebody(ctx, s, e.room, []string{e.origin}, func(server string) ([]*event.Event, error) {
-		return s.fetchMissing(ctx, server, e.room, ev)
-	})
-	if err != nil {
-		s.Log.Debug("get_missing_events failed", zap.String("origin", e.origin), zap.Error(err))
-	}
-	for _, m := range missing {
+	for _, m := range s.fetchBetween(ctx, e, ev) {
 		if err := s.takeWithState(ctx, e, m); err != nil {
 			s.Log.Debug("could not take a missing event", zap.String("event", string(m.ID())), zap.Error(err))
 		}
@@ -144,7 +136,7 @@ type given struct {
 	state    []*event.Event // the state before the event; nil: not asked for
 	hasState bool
 	chain    []*event.Event // auth events, of the state too
-	pieces   []piece        // the state before the event, when all of it has been stored
+	told     []told         // the state before the event, when all of it has been stored
 	guess    error          // why nobody tells the state before the event: it is made of what is known
 	past     bool           // the event is of the past
 
@@ -154,6 +146,12 @@ type given struct {
 	members []json.RawMessage // not looked at yet
 	servers []string          // in the room
 	server  string            // that gave it
+}
+
+// told is a state that another server tells: before the event in question, or before one that this builds on.
+type told struct {
+	pieces []piece
+	of     id.EventID // the prev event that it is the state before, "" for the event itself
 }
 
 // isOfPart says that a guess was good enough for a partial room, and the room is whole now.

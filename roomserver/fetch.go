@@ -14,6 +14,7 @@ import (
 	"chancery/roomserver/event"
 	"chancery/storage"
 
+	"go.uber.org/zap"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -111,8 +112,89 @@ func fromSomebody[T any](ctx context.Context, s *Server, roomID id.RoomID, likel
 	return answer, cmp.Or(failed, errNothingCame)
 }
 
-// fetchMissing asks for the events between what we have and ev, and gives them oldest first.
-func (s *Server) fetchMissing(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event) ([]*event.Event, error) {
+// fetchBetween gives the events between what we have and ev, oldest first: those that are kept here, and those that others
+// give. What is missing then, where that is not simply more than one answer holds, is asked for by its ID.
+//
+// spec: s2s#backfilling-and-retrieving-missing-events, s2s#retrieving-events
+func (s *Server) fetchBetween(ctx context.Context, e *errand, ev *event.Event) []*event.Event {
+	kept, open, err := s.keptBelow(ctx, e.room, ev)
+	if err != nil {
+		s.Log.Warn("could not read what is kept for later", zap.String("room", string(e.room)), zap.Error(err))
+		kept, open = nil, []*event.Event{ev}
+	}
+	list := append(kept, ev)
+	if len(open) > 0 {
+		came, err := fromSomebody(ctx, s, e.room, []string{e.origin}, func(server string) (between, error) {
+			return s.fetchMissing(ctx, server, e.room, open)
+		})
+		if err != nil {
+			s.Log.Debug("get_missing_events failed", zap.String("origin", e.origin), zap.Error(err))
+		}
+		list = append(list, came.events...)
+		if !came.past && len(came.events) < missingAtOnce {
+			list = append(list, s.fetchPrev(ctx, e, list)...)
+		}
+	}
+	list = inOrder(list, func(*event.Event, *event.Event) int { return 0 })
+	return slices.DeleteFunc(list, func(m *event.Event) bool { return m.ID() == ev.ID() })
+}
+
+// keptBelow gives the events below one that wait here to be judged, and those of them and of itself of which something
+// is missing that is not here at all.
+func (s *Server) keptBelow(ctx context.Context, roomID id.RoomID, ev *event.Event) (kept, open []*event.Event, err error) {
+	room, err := s.rowOf(ctx, roomID)
+	if err != nil {
+		return nil, nil, err
+	}
+	seen := map[id.EventID]bool{ev.ID(): true}
+	for level := []*event.Event{ev}; len(level) > 0 && len(kept) <= maxLateHere; {
+		var prev []id.EventID
+		for _, m := range level {
+			prev = append(prev, m.PrevEvents()...)
+		}
+		isHere, err := s.judged(ctx, roomID, prev)
+		if err != nil {
+			return nil, nil, err
+		}
+		prev = slices.DeleteFunc(prev, isHere)
+		var rows []storage.Unjudged
+		if err := s.DB.Read(ctx, func(tx storage.Tx) (err error) {
+			rows, err = tx.UnjudgedAmong(room.NID, texts(prev))
+			return err
+		}); err != nil {
+			return nil, nil, err
+		}
+		waits := make(map[id.EventID]bool, len(rows))
+		var next []*event.Event
+		for _, u := range rows {
+			m, err := event.ParseStored(ev.Version(), id.EventID(u.ID), u.JSON)
+			if err != nil {
+				continue
+			}
+			waits[m.ID()] = true
+			if !seen[m.ID()] {
+				seen[m.ID()] = true
+				next = append(next, m)
+			}
+		}
+		for _, m := range level {
+			if slices.ContainsFunc(m.PrevEvents(), func(v id.EventID) bool { return !isHere(v) && !waits[v] }) {
+				open = append(open, m)
+			}
+		}
+		kept, level = append(kept, next...), next
+	}
+	return kept, open, nil
+}
+
+// between is what a server gives of the events between others and what we have.
+type between struct {
+	events []*event.Event
+	past   bool // what is missing came, and is older than all that we have
+}
+
+// fetchMissing asks for the events between what we have and some others.
+func (s *Server) fetchMissing(ctx context.Context, origin string, roomID id.RoomID, above []*event.Event) (between, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	var have []id.EventID
@@ -122,33 +204,84 @@ func (s *Server) fetchMissing(ctx context.Context, origin string, roomID id.Room
 		}
 		return nil
 	}); err != nil {
-		return nil, err
+		return between{}, err
 	}
-	raw, err := s.Peer.GetMissingEvents(ctx, origin, roomID, peer.MissingEvents{Earliest: have, Latest: []id.EventID{ev.ID()}, Limit: missingAtOnce})
+	raw, err := s.Peer.GetMissingEvents(ctx, origin, roomID, peer.MissingEvents{Earliest: have, Latest: idsOf(above), Limit: missingAtOnce})
 	if err != nil {
-		return nil, err
+		return between{}, err
 	}
-	given := ofRoom(ev.Version(), roomID, raw, missingAtOnce)
+	given := ofRoom(above[0].Version(), roomID, raw, missingAtOnce)
 	isHere, err := s.judged(ctx, roomID, idsOf(given)) // a server that does not know where we end goes on to the room's beginning
 	if err != nil {
-		return nil, err
+		return between{}, err
 	}
-	events := s.below(ctx, ev.PrevEvents(), given, isHere)
-	if err := s.in(ctx, roomID, func(r *room) error {
-		// What is older than our first event, by its sender's word, is no news: it comes with the past.
+	var prev []id.EventID
+	for _, m := range above {
+		prev = append(prev, m.PrevEvents()...)
+	}
+	came := s.below(ctx, prev, given, isHere)
+	events, err := s.notPast(ctx, roomID, came)
+	if err == nil && len(came) == 0 {
+		err = errNothingCame
+	}
+	return between{events, len(came) > 0 && len(events) == 0}, err
+}
+
+// notPast leaves out what is older than our first event, by its sender's word: that is no news, and comes with the past.
+func (s *Server) notPast(ctx context.Context, roomID id.RoomID, events []*event.Event) (news []*event.Event, err error) {
+	err = s.in(ctx, roomID, func(r *room) error {
 		floor, ok, err := r.firstDepth()
-		if ok {
-			events = slices.DeleteFunc(events, func(e *event.Event) bool { return e.Depth() < floor })
-		}
+		news = slices.DeleteFunc(slices.Clone(events), func(e *event.Event) bool { return ok && e.Depth() < floor })
 		return err
-	}); err != nil {
-		return nil, err
+	})
+	return news, err
+}
+
+// How many missing prev events are asked for one by one.
+const fewBuiltOn = 3
+
+// fetchPrev asks for what some events build on and what neither is among them nor here, if it is little.
+func (s *Server) fetchPrev(ctx context.Context, e *errand, list []*event.Event) []*event.Event {
+	ctx, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
+	var prev []id.EventID
+	for _, m := range list {
+		for _, v := range m.PrevEvents() {
+			if !slices.Contains(prev, v) && !slices.ContainsFunc(list, func(m *event.Event) bool { return m.ID() == v }) {
+				prev = append(prev, v)
+			}
+		}
 	}
-	if len(events) == 0 {
-		return nil, errNothingCame
+	isHere, err := s.judged(ctx, e.room, prev)
+	if err != nil {
+		return nil
 	}
-	slices.Reverse(events)
-	return events, nil
+	missing := slices.DeleteFunc(prev, isHere)
+	if len(missing) > fewBuiltOn {
+		return nil
+	}
+	var came []*event.Event
+	if len(missing) > 0 {
+		_, err := fromSomebody(ctx, s, e.room, []string{e.origin}, func(server string) (struct{}, error) {
+			for _, m := range s.fetchEvents(ctx, server, list[0].Version(), e.room, missing) {
+				if i := slices.Index(missing, m.ID()); i >= 0 {
+					missing, came = slices.Delete(missing, i, i+1), append(came, m)
+				}
+			}
+			if len(missing) > 0 {
+				return struct{}{}, errNothingCame
+			}
+			return struct{}{}, nil
+		})
+		if err != nil {
+			s.Log.Debug("prev events failed", zap.String("origin", e.origin), zap.Error(err))
+		}
+	}
+	news, err := s.notPast(ctx, e.room, came)
+	if err != nil {
+		return nil
+	}
+	return news
 }
 
 // below keeps of what a server gave us the events that hang below some others and whose signatures hold, newest
@@ -246,22 +379,71 @@ func inChain(ids []id.EventID, events []*event.Event) (chain []*event.Event) {
 	return chain
 }
 
-// fetchState asks for the state before an event: by IDs first, and for the events that we do not have. All of it
-// is stored before the event is judged by it, in turns of the room of their own.
+// fetchState asks for the state before an event: by IDs first, and for the events that we do not have. A server that
+// does not know the event, which we may be among the first to have, can know what it builds on: then it is asked for the
+// states there. All of it is stored before the event is judged by it, in turns of the room of their own.
 //
 // spec: s2s/getRoomStateIds, s2s/getRoomState
 func (s *Server) fetchState(ctx context.Context, who caller, server string, ev *event.Event) (*given, error) {
 	ctx, cancel := context.WithTimeout(ctx, stateTime)
 	defer cancel()
-	roomID := ev.RoomID()
-	room, err := s.rowOf(ctx, roomID)
+	room, err := s.rowOf(ctx, ev.RoomID())
 	if err != nil {
 		return nil, err
 	}
-	ids, err := s.Peer.GetStateIDs(ctx, server, roomID, ev.ID())
+	ids, err := s.Peer.GetStateIDs(ctx, server, ev.RoomID(), ev.ID())
+	if knowsNot(err) {
+		list, below := s.fetchStatesBelow(ctx, who, server, room, ev)
+		if below == nil {
+			return &given{hasState: true, told: list}, nil
+		}
+		s.Log.Debug("states at the prev events failed", zap.String("server", server), zap.String("event", string(ev.ID())), zap.Error(below))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for the state: %w", server, err)
 	}
+	pieces, err := s.fetchPieces(ctx, who, server, room, ev.Version(), ev.ID(), ids)
+	if err != nil {
+		return nil, err
+	}
+	return &given{hasState: true, told: []told{{pieces: pieces}}}, nil
+}
+
+// fetchStatesBelow asks for those prev events of an event that are not here, and for the states before them.
+func (s *Server) fetchStatesBelow(ctx context.Context, who caller, server string, room storage.Room, ev *event.Event) (list []told, err error) {
+	isHere, err := s.judged(ctx, ev.RoomID(), ev.PrevEvents())
+	if err != nil {
+		return nil, err
+	}
+	missing := slices.DeleteFunc(slices.Clone(ev.PrevEvents()), isHere)
+	if len(missing) == 0 || len(missing) > fewBuiltOn {
+		return nil, fmt.Errorf("%d prev events are missing", len(missing))
+	}
+	for _, v := range missing {
+		ids, err := s.Peer.GetStateIDs(ctx, server, ev.RoomID(), v)
+		if err != nil {
+			return nil, err
+		}
+		pieces, err := s.fetchPieces(ctx, who, server, room, ev.Version(), v, ids)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, told{pieces, v})
+	}
+	have, err := s.standings(ctx, room, missing)
+	if err != nil {
+		return nil, err
+	}
+	missing = slices.DeleteFunc(missing, func(v id.EventID) bool { _, here := have[v]; return here })
+	got := s.fetchEvents(ctx, server, ev.Version(), ev.RoomID(), missing)
+	if len(got) < len(missing) {
+		return nil, errNothingCame
+	}
+	return list, s.addOutside(ctx, who, ev.RoomID(), got)
+}
+
+// fetchPieces has all of a state stored that a server names.
+func (s *Server) fetchPieces(ctx context.Context, who caller, server string, room storage.Room, version *event.Version, at id.EventID, ids *peer.StateIDs) ([]piece, error) {
 	if bound := spareState + 4*room.NextSlot; int64(len(ids.PDUs)) > bound || int64(len(ids.AuthChain)) > bound {
 		return nil, falseState(server, "it names more events than the room can have")
 	}
@@ -277,22 +459,18 @@ func (s *Server) fetchState(ctx context.Context, who caller, server string, ev *
 		}
 	}
 	if len(missing) > 0 {
-		got, err := s.fetchNamed(ctx, server, ev, missing, len(named))
+		got, err := s.fetchNamed(ctx, server, version, id.RoomID(room.ID), at, missing, len(named))
 		if err != nil {
 			return nil, err
 		}
-		if err := s.addOutside(ctx, who, roomID, got); err != nil {
+		if err := s.addOutside(ctx, who, id.RoomID(room.ID), got); err != nil {
 			return nil, err
 		}
 		if have, err = s.standings(ctx, room, ids.PDUs); err != nil {
 			return nil, err
 		}
 	}
-	pieces, err := piecesOf(server, ids.PDUs, have)
-	if err != nil {
-		return nil, err
-	}
-	return &given{hasState: true, pieces: pieces}, nil
+	return piecesOf(server, ids.PDUs, have)
 }
 
 func falseState(server, why string) error {
@@ -301,9 +479,9 @@ func falseState(server, why string) error {
 
 // fetchNamed asks for events of a state, for a few one by one and else for all of it at once. What was not asked
 // for is passed over.
-func (s *Server) fetchNamed(ctx context.Context, server string, ev *event.Event, missing map[id.EventID]bool, named int) ([]*event.Event, error) {
+func (s *Server) fetchNamed(ctx context.Context, server string, version *event.Version, roomID id.RoomID, at id.EventID, missing map[id.EventID]bool, named int) ([]*event.Event, error) {
 	if len(missing) <= stateByIDsLimit {
-		got := s.fetchEvents(ctx, server, ev.Version(), ev.RoomID(), slices.Sorted(maps.Keys(missing)))
+		got := s.fetchEvents(ctx, server, version, roomID, slices.Sorted(maps.Keys(missing)))
 		if got = slices.DeleteFunc(got, func(ev *event.Event) bool { return !missing[ev.ID()] }); len(got) == len(missing) {
 			return got, nil
 		}
@@ -314,7 +492,7 @@ func (s *Server) fetchNamed(ctx context.Context, server string, ev *event.Event,
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	whole, err := s.Peer.GetState(ctx, server, ev.RoomID(), ev.ID())
+	whole, err := s.Peer.GetState(ctx, server, roomID, at)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for the whole state: %w", server, err)
 	}
@@ -326,7 +504,7 @@ func (s *Server) fetchNamed(ctx context.Context, server string, ev *event.Event,
 		delete(missing, ev.ID())
 		return !is
 	}
-	got := slices.DeleteFunc(ofRoom(ev.Version(), ev.RoomID(), append(whole.PDUs, whole.AuthChain...), 2*named), wanted)
+	got := slices.DeleteFunc(ofRoom(version, roomID, append(whole.PDUs, whole.AuthChain...), 2*named), wanted)
 	return s.verified(ctx, got, nil), nil
 }
 

@@ -33,7 +33,7 @@ const (
 )
 
 // orLater keeps an event for later that could not be judged because what it builds on could not be had. It gives the
-// error that it is given: the sender may know. That a part of the state refuses it is none of the sender's matters.
+// error that it is given: the sender may know.
 func (s *Server) orLater(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event, err error) error {
 	if err == nil {
 		return nil
@@ -44,8 +44,6 @@ func (s *Server) orLater(ctx context.Context, origin string, roomID id.RoomID, e
 	}
 	if keep := s.keepLate(ctx, origin, roomID, ev, true); keep != nil {
 		s.Log.Warn("could not keep an event for later", zap.String("event", string(ev.ID())), zap.Error(keep))
-	} else if len(n.prev) == 0 && len(n.auth) == 0 {
-		return nil
 	}
 	return err
 }

@@ -304,6 +304,45 @@ func (s *Server) addOutside(ctx context.Context, who caller, roomID id.RoomID, e
 	return nil
 }
 
+// rootTold makes the state before an event of what another server tells: that state itself, or those before its prev
+// events that are not here, which are resolved with what we know.
+func (r *room) rootTold(prev []*Stored, list []told) (state.Root, error) {
+	roots := rootsAfter(prev)
+	for _, t := range list {
+		root, err := r.rootOfPieces(t.pieces)
+		if err != nil || t.of == "" {
+			return root, err
+		}
+		if root, err = r.stateAfter(root, t.of); err != nil {
+			return 0, err
+		}
+		roots = append(roots, root)
+	}
+	return r.resolve(roots)
+}
+
+// stateAfter is the state after an event that has no place here, by the state before it.
+func (r *room) stateAfter(before state.Root, v id.EventID) (state.Root, error) {
+	found, err := r.eventsByID([]id.EventID{v})
+	if err != nil {
+		return 0, err
+	}
+	ev := found[v]
+	if ev == nil {
+		return 0, fmt.Errorf("event %s is not here", v)
+	}
+	key, isState := ev.StateKey()
+	if !isState || ev.Status == storage.Rejected {
+		return before, nil
+	}
+	if err := r.allowedBy(ev.Event, before); isRejection(err) {
+		return before, nil
+	} else if err != nil {
+		return 0, err
+	}
+	return r.withKeys(before, map[Key]int64{{ev.Type(), key}: ev.NID})
+}
+
 // rootOfPieces makes the state that consists of some stored events.
 func (r *room) rootOfPieces(pieces []piece) (state.Root, error) {
 	create, err := r.createNumber(state.Root(r.row.Root))

@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,8 @@ import (
 type partial struct {
 	join   int64      // our join
 	before state.Root // the part of the state before it that we have
+
+	held map[id.EventID]bool // events that a part of the state refuses: outliers until the room is whole
 }
 
 // readPartial finds out how far a room is from being whole.
@@ -39,10 +42,48 @@ func (r *room) readPartial(tx storage.Tx) (err error) {
 	if err != nil {
 		return err
 	}
-	r.partial = &partial{join: join.Join}
+	r.partial = &partial{join: join.Join, held: map[id.EventID]bool{}}
 	if ev := events[join.Join]; ev != nil {
 		r.partial.before = ev.Before
 	}
+	held, err := tx.HeldPartialEvents(r.row.NID)
+	for _, v := range held {
+		r.partial.held[id.EventID(v)] = true
+	}
+	return err
+}
+
+// holds says that all of some prev events are held here: nobody needs to be asked for them.
+func (r *room) holds(ids []id.EventID) bool {
+	return r.partial != nil && len(ids) > 0 && !slices.ContainsFunc(ids, func(v id.EventID) bool { return !r.partial.held[v] })
+}
+
+// hold keeps an event, all that it builds on and cites being here, that a part of the state refuses: it is judged when
+// the room is whole, by the state of when it came.
+//
+// spec: msc3902
+func (r *room) hold(ev *event.Event) error {
+	if r.partial.held[ev.ID()] {
+		return nil
+	}
+	if err := r.addOutliers([]*event.Event{ev}); err != nil {
+		return err
+	}
+	found, err := r.eventsByID([]id.EventID{ev.ID()})
+	if err != nil {
+		return err
+	}
+	s := found[ev.ID()]
+	if s == nil {
+		return errPartial
+	}
+	r.seq++
+	r.partial.held[ev.ID()] = true
+	room, note := r.row.NID, storage.PartialEvent{Event: s.NID, Seq: r.seq}
+	r.commit(&additions{}, func(tx storage.Tx) error {
+		tx.InsertPartialEvent(room, note)
+		return nil
+	})
 	return nil
 }
 

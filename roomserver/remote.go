@@ -327,7 +327,7 @@ func (s *Server) enter(ctx context.Context, version *event.Version, ev *event.Ev
 			if err := r.passesOwnAuth(ev, auths); err != nil {
 				return asRefusal(err)
 			}
-			r.partial = &partial{before: root}
+			r.partial = &partial{before: root, held: map[id.EventID]bool{}}
 		}
 		if err := r.allowedBy(ev, root); err != nil {
 			return asRefusal(err)

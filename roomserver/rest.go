@@ -382,7 +382,7 @@ func (f *rest) flush(ctx context.Context, atLeast int) error {
 
 // stateAround asks for the state before an event whose prev events are missing: only what differs from the state that
 // was fetched is kept. Most of it is here. Its sender's server is asked first, then who gave us the state, then others.
-func (f *rest) stateAround(ctx context.Context, ev *Stored, t *truth, others []string, failing map[string]bool) (map[Key]int64, error) {
+func (f *rest) stateAround(ctx context.Context, ev *Stored, t *truth, others []string, failing map[string]bool) ([]around, error) {
 	last := errNothingCame
 	sender := ev.Sender().Homeserver()
 	answered := sender != f.s.ServerName // the server that we joined through must know
@@ -397,9 +397,15 @@ func (f *rest) stateAround(ctx context.Context, ev *Stored, t *truth, others []s
 			continue
 		}
 		begun := time.Now()
-		rows, err := f.rowsAround(ctx, server, ev)
+		short, cancel := context.WithTimeout(ctx, fetchTime)
+		g, err := f.s.fetchState(short, caller{theirs, server}, server, ev.Event)
+		cancel()
 		if err == nil {
-			return t.differs(rows), nil
+			var list []around
+			for _, told := range g.told {
+				list = append(list, around{t.differs(told.pieces), told.of})
+			}
+			return list, nil
 		}
 		last, failing[server] = err, time.Since(begun) > slowAnswer
 		answered = answered && knowsNot(err)
@@ -408,51 +414,6 @@ func (f *rest) stateAround(ctx context.Context, ev *Stored, t *truth, others []s
 		return nil, fmt.Errorf("%w: %w", errNobodyKnows, last)
 	}
 	return nil, last
-}
-
-// rowsAround is what one server says of the state before an event.
-func (f *rest) rowsAround(ctx context.Context, server string, ev *Stored) ([]storage.StateRow, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchTime)
-	defer cancel()
-	got, err := f.s.Peer.GetStateIDs(ctx, server, id.RoomID(f.room.ID), ev.ID())
-	if err != nil {
-		return nil, err
-	}
-	other := &rest{s: f.s, server: server, room: f.room, version: f.version, join: f.join, ids: got.PDUs,
-		stands: map[id.EventID]bool{}, wanted: map[id.EventID]bool{}, have: map[id.EventID]bool{}, waits: map[id.EventID][]*event.Event{}}
-	for _, v := range append(slices.Clone(got.PDUs), got.AuthChain...) {
-		other.wanted[v] = true
-	}
-	if err := other.lookUp(ctx); err != nil {
-		return nil, err
-	}
-	if missing := other.missing(); len(missing) > stateByIDsLimit {
-		return nil, fmt.Errorf("%d events of the state before %s are not here", len(missing), ev.ID())
-	} else if len(missing) > 0 {
-		if err := other.ask(ctx, missing); err != nil {
-			return nil, err
-		}
-	}
-	named := map[id.EventID]bool{}
-	for _, v := range got.PDUs {
-		if !other.have[v] {
-			return nil, fmt.Errorf("%s does not give %s of the state before %s, or not what it stands on", server, v, ev.ID())
-		}
-		named[v] = true
-	}
-	rows, err := other.rows(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if len(rows) < len(named) {
-		return nil, falseState(server, "it names what is no state of this room")
-	}
-	rows = notRejected(rows)
-	create := slices.ContainsFunc(rows, func(row storage.StateRow) bool { return row.Type == "m.room.create" && row.StateKey == "" })
-	if !create {
-		return nil, falseState(server, "it has not the room's create event")
-	}
-	return rows, nil
 }
 
 // rows reads what is here of the state.

@@ -37,6 +37,7 @@ func (r *room) becomeWhole(t *truth) (gaps []noted, err error) {
 		return nil, err
 	}
 	join := seqOf(list, t.join)
+	list = slices.DeleteFunc(list, func(p noted) bool { return p.seq < join && p.Status == storage.Outlier })
 	for i := range list { // of when we were here before: it moves nothing
 		list[i].history = list[i].history || list[i].seq < join
 	}
@@ -216,7 +217,7 @@ func (w *restating) restate(p noted) error {
 	default:
 		w.guessed = append(w.guessed, s.NID)
 	}
-	a := &addition{Stored: &s, known: true, restated: true}
+	a := &addition{Stored: &s, known: true, restated: true, awaited: !p.isJudged() && s.isJudged()}
 	key, isState := s.StateKey()
 	if isState && s.isJudged() && s.Status != storage.Rejected {
 		if err := r.setState(a, Key{s.Type(), key}); err != nil {
@@ -274,8 +275,8 @@ func (w *restating) before(p noted, auths []*Stored) (root state.Root, guessed b
 		root, err = w.r.resolve(roots)
 		return root, false, err
 	}
-	if differs, ok := w.t.around[p.NID]; ok {
-		root, err = w.r.withKeys(w.base, differs)
+	if list, ok := w.t.around[p.NID]; ok {
+		root, err = w.told(roots, list)
 		return root, false, err
 	}
 	if p.history || w.now == 0 {
@@ -288,6 +289,22 @@ func (w *restating) before(p noted, auths []*Stored) (root state.Root, guessed b
 	}
 	root, err = w.r.guess(nil, auths, root)
 	return root, true, err
+}
+
+// told is the state before an event that another server told, or that follows from those before the prev events that are
+// not here and from the states after the others.
+func (w *restating) told(roots []state.Root, list []around) (state.Root, error) {
+	for _, a := range list {
+		root, err := w.r.withKeys(w.base, a.differs)
+		if err != nil || a.of == "" {
+			return root, err
+		}
+		if root, err = w.r.stateAfter(root, a.of); err != nil {
+			return 0, err
+		}
+		roots = append(roots, root)
+	}
+	return w.r.resolve(roots)
 }
 
 // judge applies the checks of a received event; the room's state is that at its receipt.
@@ -395,6 +412,9 @@ func (a *addition) writeAgain(tx storage.Tx) error {
 	tx.RestateEvent(a.Stored.row(a.notify))
 	for _, v := range a.missing { // beneath what seemed to be allowed, and is not: no gap there is seen any more
 		tx.AddMissing(a.Room, a.NID, string(v))
+	}
+	if a.awaited {
+		tx.RemoveMissing(a.Room, string(a.ID()))
 	}
 	if err := a.writeBearing(tx); err != nil {
 		return err

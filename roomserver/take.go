@@ -49,7 +49,10 @@ func (r *room) take(ev *event.Event, g *given) error {
 	if err != nil {
 		return err
 	}
-	n.partial = r.partial != nil
+	n.partial, n.held = r.partial != nil, r.holds(n.prev)
+	if n.held && g == nil {
+		g = &given{guess: errPartial}
+	}
 	if len(n.prev) > 0 && (g == nil || !g.hasState && g.guess == nil || g.isOfPart(r)) {
 		return n
 	}
@@ -76,7 +79,10 @@ func (r *room) take(ev *event.Event, g *given) error {
 		h.status = storage.Rejected // by its own auth events, and for good
 	}
 	if h.status == storage.Rejected && r.refusedByPart(ev, auths) {
-		return n
+		if len(n.prev) > 0 && !n.held {
+			return n
+		}
+		return r.hold(ev)
 	}
 	if h.status == storage.Rejected && len(n.prev) > 0 && g.guess != nil {
 		return fmt.Errorf("judge %s by a state that is not known: %w", ev.ID(), g.guess) // another time it may be
@@ -134,8 +140,8 @@ func (r *room) knownBefore(prev, auths []*Stored, n *needs, g *given) (state.Roo
 			return r.guess(prev, auths, r.partial.before)
 		}
 		return r.guess(prev, auths, state.Root(r.row.Root))
-	case g.pieces != nil:
-		return r.rootOfPieces(g.pieces)
+	case g.told != nil:
+		return r.rootTold(prev, g.told)
 	}
 	return r.rootOf(g.state)
 }

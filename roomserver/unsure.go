@@ -57,6 +57,10 @@ func (s *Server) learnStates(ctx context.Context, roomID id.RoomID) (whole bool,
 	var last error
 	failures := 0
 	for _, p := range list {
+		if !p.isJudged() { // held in a room that we have left since
+			learned = append(learned, p.NID)
+			continue
+		}
 		err := s.learnState(ctx, roomID, p.Stored)
 		if err == nil {
 			learned = append(learned, p.NID)
@@ -108,7 +112,11 @@ func (s *Server) learnState(ctx context.Context, roomID id.RoomID, ev *Stored) e
 		if err := r.settled(); err != nil {
 			return err
 		}
-		root, err := r.rootOfPieces(g.pieces)
+		prev, err := r.prevOf(ev.Event, n)
+		if err != nil {
+			return err
+		}
+		root, err := r.rootTold(prev, g.told)
 		if err != nil {
 			return err
 		}

@@ -66,6 +66,15 @@ func (tx Tx) PartialEvents(room int64) ([]PartialEvent, error) {
 	}, `SELECT event, seq, history FROM partial_events WHERE room = $1 ORDER BY seq`, room)
 }
 
+// HeldPartialEvents lists those of them that are not judged yet, by ID.
+func (tx Tx) HeldPartialEvents(room int64) ([]string, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (string, error) {
+		var v string
+		err := r.Scan(&v)
+		return sql.Untext(v), err
+	}, `SELECT e.event_id FROM partial_events p JOIN events e ON e.nid = p.event WHERE p.room = $1 AND e.status = $2`, room, int16(Outlier))
+}
+
 // KeepPartialEvents forgets what is noted of the events of a room but some.
 func (tx Tx) KeepPartialEvents(room int64, events []int64) {
 	tx.Exec(`DELETE FROM partial_events WHERE room = $1 AND event <> ALL($2)`, room, events)

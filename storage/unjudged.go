@@ -28,6 +28,17 @@ func (tx Tx) UnjudgedIn(room int64, limit int) ([]Unjudged, error) {
 	}, `SELECT event_id, origin, since, json FROM unjudged WHERE room = $1 ORDER BY since DESC LIMIT $2`, room, limit)
 }
 
+// UnjudgedAmong finds which of some events wait in a room.
+func (tx Tx) UnjudgedAmong(room int64, ids []string) ([]Unjudged, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (Unjudged, error) {
+		u := Unjudged{Room: room}
+		var text string
+		err := r.Scan(&u.ID, &text)
+		u.ID, u.JSON = sql.Untext(u.ID), []byte(text)
+		return u, err
+	}, `SELECT event_id, json FROM unjudged WHERE room = $1 AND event_id = ANY($2)`, room, escaped(ids))
+}
+
 // CountUnjudged counts the events that wait in a room, and in all.
 func (tx Tx) CountUnjudged(room int64) (here, all int64, err error) {
 	err = tx.QueryRow(`SELECT (SELECT count(*) FROM unjudged WHERE room = $1), (SELECT count(*) FROM unjudged)`, room).Scan(&here, &all)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -107,6 +108,99 @@ func TestWhatWasJudgedInPartIsJudgedAgain(t *testing.T) {
 		// The room goes on: the event that was rejected is no end to build on.
 		room.Await(t, id.EventID(alice.Send(string(room.ID), "good to know")))
 	})
+}
+
+// What a part of the state refuses is kept until the room is whole, and nobody is asked for it when something builds on it.
+func TestWhatAPartOfTheStateRefusesIsHeld(t *testing.T) {
+	// spec: msc3902
+	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+		ca := homeserver.NewCA(t)
+		room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 3, Left: 1})
+		room.Live = true
+		gone, empty := 20, "" // with power, left before we came, and says that they are there
+		room.Add(t, 0, "m.room.power_levels", &empty, J{"users": J{string(room.User(0)): 100, string(room.User(gone)): 100}, "state_default": 50, "kick": 50})
+		s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh(), Process: true})
+		alice := s.Register(t, "alice")
+		held := holdState(t, room)
+		alice.Join(string(room.ID), room.Servers[0].Name)
+		want := room.State()
+		out := string(room.User(5))
+		joined, left := room.JoinOf(t, room.User(gone)), id.EventID("")
+		for v := range want {
+			if room.Event(v).IsState("m.room.member", string(room.User(gone))) {
+				left = v
+			}
+		}
+		kick := room.Make(t, gone, "m.room.member", &out, J{"membership": "leave"}, func(p *event.Proto) {
+			p.AuthEvents[slices.Index(p.AuthEvents, left)] = joined
+		})
+		on := func(sender int, body string, prev *event.Event) *event.Event {
+			return room.Make(t, sender, "m.room.message", nil, J{"msgtype": "m.text", "body": body}, func(p *event.Proto) {
+				p.PrevEvents, p.Depth = []id.EventID{prev.ID()}, prev.Depth()+1
+			})
+		}
+		refused := on(5, "no, he is not", kick)
+		room.Tell(t, s, kick, refused)
+		if shown(alice, room, refused.ID()) {
+			t.Error("what the part of the state refuses is shown")
+		}
+		s.Kill()
+		s.Start()
+		child := on(6, "who is right?", refused)
+		room.Tell(t, s, child)
+		if !shown(alice, room, child.ID()) {
+			t.Error("what builds on it is not shown")
+		}
+		held.Open()
+		awaitWhole(t, alice, room)
+		if shown(alice, room, kick.ID()) || !shown(alice, room, refused.ID()) {
+			t.Error("the whole state did not judge again what the part of it allowed and refused")
+		}
+		sameState(t, s, room, child.ID(), want)
+		if n := room.Requests("get_missing_events"); n > 0 {
+			t.Errorf("others were asked %d times for what is here", n)
+		}
+		if n := room.Requests("state_ids"); n > 2 {
+			t.Errorf("states were asked for %d times, want those before our join alone", n)
+		}
+	})
+}
+
+// The servers do not know an event yet that builds on something from before our join, and tell the states below it.
+func TestStatesBelowAnEventServeWhereItIsNotKnown(t *testing.T) {
+	// spec: s2s/getRoomStateIds, msc3902
+	for name, isPartial := range map[string]bool{"whole": false, "partial": true} {
+		t.Run(name, func(t *testing.T) {
+			homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+				ca := homeserver.NewCA(t)
+				room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 3})
+				said := room.Add(t, 3, "m.room.message", nil, J{"msgtype": "m.text", "body": "who else comes?"})
+				newcomer := string(room.User(20))
+				came := room.Add(t, 20, "m.room.member", &newcomer, J{"membership": "join"})
+				want := room.State()
+				s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+				alice := s.Register(t, "alice")
+				held := holdState(t, room)
+				alice.Join(string(room.ID), room.Servers[0].Name)
+				if !isPartial {
+					held.Open()
+					awaitWhole(t, alice, room)
+				}
+				over := func(prev ...id.EventID) *event.Event {
+					ev := room.Make(t, 5, "m.room.message", nil, J{"msgtype": "m.text", "body": "welcome"}, func(p *event.Proto) {
+						p.PrevEvents, p.Depth = prev, came.Depth()+1
+					})
+					room.Tell(t, s, ev)
+					return ev
+				}
+				one, two := over(came.ID()), over(came.ID(), said.ID())
+				held.Open()
+				awaitWhole(t, alice, room)
+				sameState(t, s, room, one.ID(), want)
+				sameState(t, s, room, two.ID(), want)
+			})
+		})
+	}
 }
 
 // lazySync asks for what happened after a token without waiting; a partial room is in it.
@@ -488,9 +582,10 @@ func TestEventsOverGapsHaveTheirStateOnceTheRoomIsWhole(t *testing.T) {
 		t.Cleanup(before.Open)
 		t.Cleanup(around.Open)
 		var asked atomic.Int32
+		unheard := &refusals{}
 		room.Intercept = func(kind string, w http.ResponseWriter, r *http.Request) bool {
 			switch {
-			case kind == "get_missing_events" || kind == "backfill":
+			case kind == "get_missing_events" || kind == "backfill" || kind == "event" && unheard.has(r):
 				w.WriteHeader(http.StatusForbidden)
 				io.WriteString(w, `{"errcode":"M_FORBIDDEN","error":"no"}`)
 				return true
@@ -505,7 +600,7 @@ func TestEventsOverGapsHaveTheirStateOnceTheRoomIsWhole(t *testing.T) {
 		// Newcomers of whom we hear only by what others build on their joins.
 		over := func(newcomer int) *event.Event {
 			key := string(room.User(newcomer))
-			room.Add(t, newcomer, "m.room.member", &key, J{"membership": "join"})
+			unheard.refuse("M_FORBIDDEN", room.Add(t, newcomer, "m.room.member", &key, J{"membership": "join"}).ID())
 			ev := room.Add(t, 5, "m.room.message", nil, J{"msgtype": "m.text", "body": "welcome"})
 			room.Tell(t, s, ev)
 			return ev
@@ -579,7 +674,7 @@ func TestSecondJoinWhilePartialHasItsTrueState(t *testing.T) {
 	}
 }
 
-// refusals answers what is asked about the state before some events with a code, until it is told to give it.
+// refusals answers what is asked about some events with a code, until it is told to give it.
 type refusals struct {
 	mu   sync.Mutex
 	code map[string]string // by event ID
@@ -588,7 +683,11 @@ type refusals struct {
 func (r *refusals) refuse(code string, events ...id.EventID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.code = map[string]string{}
+	if events == nil {
+		r.code = nil
+	} else if r.code == nil {
+		r.code = map[string]string{}
+	}
 	for _, v := range events {
 		r.code[string(v)] = code
 	}
@@ -598,6 +697,13 @@ func (r *refusals) of(req *http.Request) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.code[req.URL.Query().Get("event_id")]
+}
+
+// has says that what a request names in its path is refused.
+func (r *refusals) has(req *http.Request) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.code[req.PathValue("event")] != ""
 }
 
 // stateIDs asks a server for the state before an event.
@@ -635,10 +741,10 @@ func TestStateThatNobodyToldIsLearnedLater(t *testing.T) {
 				alice := s.Register(t, "alice")
 				held := newGate()
 				t.Cleanup(held.Open)
-				no := &refusals{}
+				no, unheard := &refusals{}, &refusals{}
 				room.Intercept = func(kind string, w http.ResponseWriter, r *http.Request) bool {
 					switch {
-					case kind == "get_missing_events" || kind == "backfill":
+					case kind == "get_missing_events" || kind == "backfill" || kind == "event" && unheard.has(r):
 						refuse(w, "M_FORBIDDEN")
 						return true
 					case kind == "state_ids":
@@ -652,7 +758,7 @@ func TestStateThatNobodyToldIsLearnedLater(t *testing.T) {
 				}
 				alice.Join(string(room.ID), room.Servers[0].Name)
 				newcomer := string(room.User(20))
-				room.Add(t, 20, "m.room.member", &newcomer, J{"membership": "join"})
+				unheard.refuse("M_FORBIDDEN", room.Add(t, 20, "m.room.member", &newcomer, J{"membership": "join"}).ID())
 				want := room.State()
 				over := room.Add(t, 5, "m.room.message", nil, J{"msgtype": "m.text", "body": "welcome"})
 				no.refuse(code, over.ID())
