@@ -53,9 +53,15 @@ func (r *room) readPartial(tx storage.Tx) (err error) {
 	return err
 }
 
-// holds says that all of some prev events are held here: nobody needs to be asked for them.
-func (r *room) holds(ids []id.EventID) bool {
-	return r.partial != nil && len(ids) > 0 && !slices.ContainsFunc(ids, func(v id.EventID) bool { return !r.partial.held[v] })
+// holds says that all of some prev events are held here.
+func (r *room) holds(ids []id.EventID) bool { return len(ids) > 0 && len(r.notHeld(ids)) == 0 }
+
+// notHeld leaves out those of some prev events that are held here: nobody needs to be asked for them.
+func (r *room) notHeld(ids []id.EventID) []id.EventID {
+	if r.partial == nil {
+		return ids
+	}
+	return slices.DeleteFunc(slices.Clone(ids), func(v id.EventID) bool { return r.partial.held[v] })
 }
 
 // hold keeps an event, all that it builds on and cites being here, that a part of the state refuses: it is judged when

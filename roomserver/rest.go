@@ -265,8 +265,14 @@ func (f *rest) takeGiven(ctx context.Context, g *given) error {
 	return err
 }
 
-// stream stores events as they arrive: the next are read and checked while those before are stored.
+// stream stores events as they arrive, as long as they come fast enough: the next are read and checked while those before
+// are stored.
 func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.RawMessage) error) error) error {
+	ctx, tooLate := context.WithCancelCause(ctx)
+	defer tooLate(nil)
+	first := time.AfterFunc(firstEvent, func() { tooLate(errTooSlow) })
+	defer first.Stop()
+	speed := &pace{least: paceLeast, per: paceTime}
 	raws, checked := make(chan []json.RawMessage, 1), make(chan []*event.Event, 1)
 	g, ctx := errgroup.WithContext(ctx)
 	side := func(do func() error) {
@@ -285,6 +291,11 @@ func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.R
 			}
 		}
 		err := ask(ctx, func(raw json.RawMessage) error {
+			first.Stop()
+			if err := speed.came(time.Now()); err != nil {
+				return err
+			}
+			defer func() { speed.goOn(time.Now()) }()
 			if piece = append(piece, raw); len(piece) < restPiece {
 				return nil
 			}
@@ -298,8 +309,10 @@ func (f *rest) stream(ctx context.Context, ask func(context.Context, func(json.R
 	side(func() error {
 		defer close(checked)
 		for piece := range raws {
+			events := f.check(ctx, piece)
+			speed.useful.Add(int64(len(events)))
 			select {
-			case checked <- f.check(ctx, piece):
+			case checked <- events:
 			case <-ctx.Done():
 				return ctx.Err()
 			}

@@ -68,7 +68,7 @@ func (r *room) take(ev *event.Event, g *given) error {
 	if len(n.auth) > 0 {
 		return n
 	}
-	h.missing, h.guessed = n.prev, len(n.prev) > 0 && g.guess != nil
+	h.missing, h.guessed = r.notHeld(n.prev), len(n.prev) > 0 && g.guess != nil
 	if h.before, err = r.rootBefore(ev, prev, auths, n, g); err != nil {
 		return fmt.Errorf("find the state before %s: %w", ev.ID(), err)
 	}

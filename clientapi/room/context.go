@@ -135,29 +135,55 @@ type TimestampOut struct {
 // maxNear is how many events near a time are tried: the nearest may be hidden.
 const maxNear = 20
 
-// GetEventByTimestamp finds the event that is closest to a time. Where history is missing just there,
-// other servers are asked for it first.
+// maxJump is how many pieces of history are asked for to reach an event that another server names.
+const maxJump = 20
+
+// GetEventByTimestamp finds the event that is closest to a time. Where history is missing just there, other servers are
+// asked whether they have a closer one, and if so for the history down to it: then it can be read around it too.
 //
-// spec: c2s/getEventByTimestamp
+// spec: c2s/getEventByTimestamp, s2s/getEventByTimestamp
 func (a *API) GetEventByTimestamp(ctx context.Context, in *TimestampIn) (*TimestampOut, error) {
 	back, err := backwards(in.Dir)
 	if err != nil {
 		return nil, err
 	}
-	for asked := 0; ; asked++ {
-		out, gap, err := a.eventByTimestamp(ctx, in, back)
-		if gap == 0 || asked == maxBackfills {
-			return out, err
+	out, gap, err := a.eventByTimestamp(ctx, in, back)
+	if gap == 0 {
+		return out, err
+	}
+	within := int64(0)
+	if err == nil {
+		if within = abs(out.TS - in.TS); within == 0 {
+			return out, nil
 		}
+	}
+	most := maxJump
+	distance, found, heard, failed := a.Rooms.Nearest(ctx, in.RoomID, in.TS, !back, within)
+	switch {
+	case failed != nil:
+		a.Log.Info("could not ask for an event by its time", zap.String("room", string(in.RoomID)), zap.Error(failed))
+		fallthrough
+	case !heard:
+		most = maxBackfills
+	case !found:
+		return out, err
+	}
+	for range most {
 		came, failed := a.Rooms.Backfill(ctx, in.RoomID, gap, maxLimit)
 		if failed != nil {
 			a.Log.Info("could not ask for history", zap.String("room", string(in.RoomID)), zap.Error(failed))
 		}
 		if !came {
-			return out, err
+			break
+		}
+		if out, gap, err = a.eventByTimestamp(ctx, in, back); gap == 0 || err == nil && found && abs(out.TS-in.TS) <= distance {
+			break
 		}
 	}
+	return out, err
 }
+
+func abs(n int64) int64 { return max(n, -n) }
 
 // eventByTimestamp looks among the events that we have. gap is the place of an open gap that may hide a
 // closer one, 0: none.

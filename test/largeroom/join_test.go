@@ -1,6 +1,7 @@
 package largeroom_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"sync"
@@ -150,6 +151,34 @@ func TestLargeRoomIsUsedBeforeItIsWhole(t *testing.T) {
 			t.Errorf("%s messages are unread, want 1", n.Raw)
 		}
 	})
+}
+
+// What is nearest to a time lies far below our join: another server says so, and its history is asked for down to there.
+// Where no server has anything nearer, none is asked for history.
+func TestEventsFromLongBeforeOurJoinAreFoundByTime(t *testing.T) {
+	// spec: c2s/getEventByTimestamp, s2s/getEventByTimestamp
+	ca := homeserver.NewCA(t)
+	room := largeroom.New(t, ca, largeroom.Options{Members: 500, Servers: 3})
+	s := homeserver.Start(t, homeserver.Options{CA: ca})
+	alice := s.Register(t, "alice")
+	alice.Join(string(room.ID), room.Servers[0].Name)
+	awaitWhole(t, alice, room)
+	near := func(dir string, ts int64) homeserver.Answer {
+		return alice.Ask("GET", fmt.Sprintf("/_matrix/client/v1/rooms/%s/timestamp_to_event?dir=%s&ts=%d", url.PathEscape(string(room.ID)), dir, ts), nil)
+	}
+	first := room.Event(room.JoinOf(t, room.User(0))).OriginServerTS()
+	if a := near("b", first-10_000); a.Status != 404 || room.Requests("backfill") != 0 {
+		t.Errorf("before the room's beginning: %s, and %d times others were asked for history", a, room.Requests("backfill"))
+	}
+	long := room.Event(room.JoinOf(t, room.User(20))).OriginServerTS()
+	a := near("f", long)
+	if a.Status != 200 || a.Get("origin_server_ts").Int() != long {
+		t.Fatalf("long before our join, at %d: %s", long, a)
+	}
+	around := alice.OK("GET", homeserver.Room(string(room.ID), "context", a.Get("event_id").Str), nil)
+	if len(around.Get("events_before").Array()) == 0 || len(around.Get("events_after").Array()) == 0 {
+		t.Errorf("around it is %s", around)
+	}
 }
 
 func escape(path string) string {

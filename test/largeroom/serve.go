@@ -42,6 +42,7 @@ func (r *Room) serve(s *homeserver.Peer) {
 	on("GET /_matrix/federation/v1/event/{event}", func(w http.ResponseWriter, req *http.Request) { r.oneEvent(s, w, req) })
 	on("GET /_matrix/federation/v1/backfill/{room}", func(w http.ResponseWriter, req *http.Request) { r.backfill(s, w, req) })
 	on("POST /_matrix/federation/v1/get_missing_events/{room}", r.missing)
+	on("GET /_matrix/federation/v1/timestamp_to_event/{room}", r.near)
 	on("GET /_matrix/federation/v1/event_auth/{room}/{event}", r.eventAuth)
 	on("PUT /_matrix/federation/v1/send/{txn}", r.receive)
 	on("GET /_matrix/federation/v1/user/devices/{user}", func(w http.ResponseWriter, req *http.Request) {
@@ -277,6 +278,26 @@ func (r *Room) missing(w http.ResponseWriter, req *http.Request) {
 	out.WriteByte('{')
 	list(out, "events", found, (*event.Event).JSON)
 	out.WriteByte('}')
+}
+
+// near finds the event nearest to a time.
+func (r *Room) near(w http.ResponseWriter, req *http.Request) {
+	ts, _ := strconv.ParseInt(req.URL.Query().Get("ts"), 10, 64)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var found *event.Event
+	for _, ev := range r.order {
+		at := ev.OriginServerTS()
+		if req.URL.Query().Get("dir") == "b" && at <= ts && (found == nil || at >= found.OriginServerTS()) ||
+			req.URL.Query().Get("dir") == "f" && at >= ts && (found == nil || at < found.OriginServerTS()) {
+			found = ev
+		}
+	}
+	if found == nil {
+		refuse(w, http.StatusNotFound, "M_NOT_FOUND")
+		return
+	}
+	fmt.Fprintf(w, `{"event_id":%q,"origin_server_ts":%d}`, found.ID(), found.OriginServerTS())
 }
 
 func (r *Room) eventAuth(w http.ResponseWriter, req *http.Request) {
