@@ -46,16 +46,31 @@ func (s *Server) metAndUnknown(tx storage.Tx, missing map[string]KeyQuery) ([]st
 	return lists, err
 }
 
-// keepUpWith has lists fetched. It is no part of the answer that found them missing.
-func (s *Server) keepUpWith(ctx context.Context, lists []storage.RemoteDeviceList) {
+// expectLists notes that lists are wanted, and gives those that the answer to a question for all devices can fill: they are
+// fetched only when it has not come in time. A list that has a place in the stream of updates is fetched at once, as is that of
+// whom single devices are asked for.
+func (s *Server) expectLists(ctx context.Context, lists []storage.RemoteDeviceList, asked KeyQuery, timeout time.Duration) map[id.UserID]storage.RemoteDeviceList {
+	expected := make(map[id.UserID]storage.RemoteDeviceList, len(lists))
 	for piece := range slices.Chunk(lists, 500) {
 		keys := make([]string, len(piece))
 		for i, v := range piece {
 			keys[i] = v.User
 		}
+		var first []storage.RemoteDeviceList
 		err := s.DB.Write(ctx, keys, func(tx storage.Tx) error {
+			first = nil
+			lists, err := tx.RemoteDeviceLists(keys)
+			if err != nil {
+				return err
+			}
 			for _, v := range piece {
-				tx.MarkDeviceListStale(v.User, v.Server, now())
+				at := now()
+				placed := slices.ContainsFunc(lists, func(l storage.RemoteDeviceList) bool { return l.User == v.User && l.Stream > 0 })
+				if !placed && len(asked[id.UserID(v.User)]) == 0 {
+					at += timeout.Milliseconds()
+					first = append(first, v)
+				}
+				tx.MarkDeviceListStale(v.User, v.Server, at)
 			}
 			return nil
 		})
@@ -63,10 +78,47 @@ func (s *Server) keepUpWith(ctx context.Context, lists []storage.RemoteDeviceLis
 			if ctx.Err() == nil {
 				s.Log.Warn("could not note which device lists to fetch", zap.Error(err))
 			}
-			return
+			break
 		}
-		s.fetchLists()
+		for _, v := range first {
+			expected[id.UserID(v.User)] = v
+		}
 	}
+	return expected
+}
+
+// storeAnswer keeps the lists that an answer to a question for all devices of some users gives. It has no place in the
+// stream of updates: the next update has the list fetched.
+//
+// spec: s2s#device-management
+func (s *Server) storeAnswer(ctx context.Context, asked KeyQuery, expected map[id.UserID]storage.RemoteDeviceList, got *peer.UserKeys) error {
+	var lists []fetchedList
+	var keys []string
+	for user := range asked {
+		before, ok := expected[user]
+		devices, given := got.DeviceKeys[user]
+		if !ok || !given {
+			continue
+		}
+		all := &peer.UserDevices{User: user, MasterKey: got.MasterKeys[user], SelfSigningKey: got.SelfSigningKeys[user]}
+		for device, object := range devices {
+			if _, name, ok := remoteDeviceKeys(user, device, object); ok {
+				all.Devices = append(all.Devices, peer.UserDevice{ID: device, Keys: object, DisplayName: name})
+			}
+		}
+		lists, keys = append(lists, checkedList(before, all)), append(keys, string(user))
+	}
+	if len(lists) == 0 {
+		return nil
+	}
+	return s.DB.Write(ctx, keys, func(tx storage.Tx) error {
+		for _, l := range lists {
+			if err := l.store(tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // fetchLists wakes the one who fetches stale lists.
@@ -243,11 +295,23 @@ func remoteList(tx storage.Tx, user string) (storage.RemoteDeviceList, bool, err
 	return lists[0], true, nil
 }
 
+// fetchedList is what another server gave of a list.
+type fetchedList struct {
+	before  storage.RemoteDeviceList // how it stood when it was asked for
+	stream  int64
+	devices []storage.DeviceKeys
+	signing []storage.CrossSigningKey
+}
+
 // storeList puts a fetched list in place of what was there. before is how the list stood when it
 // was asked for.
 func (s *Server) storeList(ctx context.Context, before storage.RemoteDeviceList, got *peer.UserDevices) error {
+	return s.DB.Write(ctx, []string{before.User}, checkedList(before, got).store)
+}
+
+func checkedList(before storage.RemoteDeviceList, got *peer.UserDevices) fetchedList {
 	user := id.UserID(before.User)
-	var devices []storage.DeviceKeys
+	l := fetchedList{before: before, stream: got.StreamID}
 	for _, d := range got.Devices[:min(len(got.Devices), maxDevices)] {
 		if d.ID == "" || len(d.ID) > maxDeviceID || len(d.DisplayName) > 4*maxDeviceName {
 			continue
@@ -256,47 +320,48 @@ func (s *Server) storeList(ctx context.Context, before storage.RemoteDeviceList,
 		if len(d.Keys) > 0 && !ok {
 			continue
 		}
-		devices = append(devices, storage.DeviceKeys{User: before.User, Device: string(d.ID), Keys: keys, Name: d.DisplayName})
+		l.devices = append(l.devices, storage.DeviceKeys{User: before.User, Device: string(d.ID), Keys: keys, Name: d.DisplayName})
 	}
-	var signing []storage.CrossSigningKey
 	for usage, raw := range map[string]json.RawMessage{master: got.MasterKey, selfSigning: got.SelfSigningKey} {
 		if k, err := parseCrossSigning(user, usage, raw); err == nil && k != nil {
-			signing = append(signing, *k)
+			l.signing = append(l.signing, *k)
 		}
 	}
-	return s.DB.Write(ctx, []string{before.User}, func(tx storage.Tx) error {
-		list, ok, err := remoteList(tx, before.User)
-		if err != nil || !ok {
-			return err // no room is shared any more
+	return l
+}
+
+func (l fetchedList) store(tx storage.Tx) error {
+	list, ok, err := remoteList(tx, l.before.User)
+	if err != nil || !ok {
+		return err // no room is shared any more
+	}
+	changed, err := listDiffers(tx, l.before.User, l.devices, l.signing)
+	if err != nil {
+		return err
+	}
+	tx.DeleteRemoteDevices(l.before.User)
+	for _, d := range l.devices {
+		tx.SetRemoteDevice(d)
+	}
+	for _, usage := range []string{master, selfSigning} {
+		if i := slices.IndexFunc(l.signing, func(k storage.CrossSigningKey) bool { return k.Usage == usage }); i >= 0 {
+			tx.SetCrossSigningKey(l.signing[i])
+		} else {
+			tx.DeleteCrossSigningKey(l.before.User, usage)
 		}
-		changed, err := listDiffers(tx, before.User, devices, signing)
-		if err != nil {
-			return err
-		}
-		tx.DeleteRemoteDevices(before.User)
-		for _, d := range devices {
-			tx.SetRemoteDevice(d)
-		}
-		for _, usage := range []string{master, selfSigning} {
-			if i := slices.IndexFunc(signing, func(k storage.CrossSigningKey) bool { return k.Usage == usage }); i >= 0 {
-				tx.SetCrossSigningKey(signing[i])
-			} else {
-				tx.DeleteCrossSigningKey(before.User, usage)
-			}
-		}
-		// An update came while we asked, and the answer is from before it: ask again. One that stood
-		// before we asked may be of a stream that its server has since begun anew.
-		late := list.Stream > got.StreamID && list.Stream != before.Stream
-		list.Stale, list.Failures, list.RetryAt = late, 0, now()
-		if !late {
-			list.Stream = got.StreamID
-		}
-		tx.SetRemoteDeviceList(list)
-		if changed {
-			tx.Announce(storage.Fact{Kind: sql.FactDeviceList, User: before.User})
-		}
-		return nil
-	})
+	}
+	// An update came while we asked, and the answer is from before it: ask again. One that stood
+	// before we asked may be of a stream that its server has since begun anew.
+	late := list.Stream > l.stream && list.Stream != l.before.Stream
+	list.Stale, list.Failures, list.RetryAt = late, 0, now()
+	if !late {
+		list.Stream = l.stream
+	}
+	tx.SetRemoteDeviceList(list)
+	if changed {
+		tx.Announce(storage.Fact{Kind: sql.FactDeviceList, User: l.before.User})
+	}
+	return nil
 }
 
 // listDiffers says whether a fetched list has anything that clients see and did not know.

@@ -85,9 +85,10 @@ func (s *Server) LocalKeys(ctx context.Context, asked KeyQuery) (*Keys, error) {
 }
 
 // QueryKeys gives keys of anybody's devices, with the signatures that viewer may see. Other servers
-// are asked for what is not known; those that do not answer in time are named.
+// are asked for what is not known; those that do not answer in time are named. What they say of all devices of somebody
+// whom we meet is kept.
 //
-// spec: c2s/queryKeys
+// spec: c2s/queryKeys, s2s#device-management
 func (s *Server) QueryKeys(ctx context.Context, viewer id.UserID, asked KeyQuery, timeout time.Duration) (*Keys, error) {
 	keys := newKeys()
 	users := slices.Sorted(maps.Keys(asked))
@@ -112,8 +113,12 @@ func (s *Server) QueryKeys(ctx context.Context, viewer id.UserID, asked KeyQuery
 	if err != nil {
 		return nil, err
 	}
-	s.askForKeys(ctx, viewer, missing, signed, askTimeout(timeout), keys)
-	s.keepUpWith(ctx, stale)
+	timeout = askTimeout(timeout)
+	expected := s.expectLists(ctx, stale, asked, timeout)
+	s.askForKeys(ctx, viewer, missing, expected, signed, timeout, keys)
+	if len(stale) > 0 {
+		s.fetchLists() // those that were not given
+	}
 	return keys, nil
 }
 
@@ -241,7 +246,7 @@ func (s *Server) readKeys(tx storage.Tx, keys *Keys, viewer id.UserID, users []i
 }
 
 // askForKeys asks other servers, all at once, and adds what they say to keys.
-func (s *Server) askForKeys(ctx context.Context, viewer id.UserID, missing map[string]KeyQuery, signed signatures, timeout time.Duration, keys *Keys) {
+func (s *Server) askForKeys(ctx context.Context, viewer id.UserID, missing map[string]KeyQuery, expected map[id.UserID]storage.RemoteDeviceList, signed signatures, timeout time.Duration, keys *Keys) {
 	var mu sync.Mutex // guards keys
 	s.eachServer(ctx, slices.Sorted(maps.Keys(missing)), timeout, func(ctx context.Context, server string) {
 		for _, users := range chunks(missing[server], maxUsersAsk) {
@@ -253,6 +258,9 @@ func (s *Server) askForKeys(ctx context.Context, viewer id.UserID, missing map[s
 				addRemoteKeys(keys, viewer, users, got, signed)
 			}
 			mu.Unlock()
+			if err == nil {
+				err = s.storeAnswer(ctx, users, expected, got)
+			}
 			if err != nil {
 				return
 			}

@@ -188,8 +188,17 @@ func (s *Server) follow(t *testing.T) {
 	t.Helper()
 	s.meet(t, 1, "join", ourOwn, carol)
 	s.queryCarol(t)
-	s.fetchDue(t)
+	s.place(t)
 	s.aged(t)
+}
+
+// place has her list fetched, so that it has its place in the stream of updates.
+func (s *Server) place(t *testing.T) {
+	t.Helper()
+	if err := s.DB.Write(t.Context(), nil, func(tx storage.Tx) error { tx.MarkDeviceListStale(string(carol), far, 0); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	s.fetchDue(t)
 }
 
 // aged makes as if her list had been fetched a while ago, or were due by now.
@@ -230,11 +239,21 @@ func TestADeviceListIsKeptWhileItsUpdatesFollowEachOther(t *testing.T) {
 		if q, l := other.asked(); q != 2 || l != 0 {
 			t.Fatalf("%d questions, %d lists", q, l)
 		}
+		// The answer to the first question fills the list; the first update says that it has no place in the stream.
 		s.meet(t, 1, "join", ourOwn, carol)
+		same(t, s.queryCarol(t, "A"), "A") // single devices are no list
+		if list, ok := s.kept(t); !ok || !list.Stale {
+			t.Fatalf("kept is %+v", list)
+		}
 		same(t, s.queryCarol(t), "A", "B")
 		s.fetchDue(t)
 		same(t, s.queryCarol(t), "A", "B")
-		if q, l := other.asked(); q != 3 || l != 1 {
+		if q, l := other.asked(); q != 4 || l != 0 {
+			t.Fatalf("%d questions, %d lists", q, l)
+		}
+		s.receive(t, update(10, []int64{9}, "B", false))
+		s.fetchDue(t)
+		if q, l := other.asked(); q != 4 || l != 1 {
 			t.Fatalf("%d questions, %d lists", q, l)
 		}
 		s.receive(t, update(11, []int64{10}, "C", false))
@@ -242,7 +261,7 @@ func TestADeviceListIsKeptWhileItsUpdatesFollowEachOther(t *testing.T) {
 		s.receive(t, update(12, []int64{11}, "A", true))
 		same(t, s.queryCarol(t), "B", "C")
 		same(t, s.queryCarol(t, "C"), "C")
-		if q, _ := other.asked(); q != 3 {
+		if q, _ := other.asked(); q != 4 {
 			t.Fatalf("the list is known, and %d questions were asked", q)
 		}
 		// A device that we never heard of is asked for.
