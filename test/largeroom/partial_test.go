@@ -256,6 +256,58 @@ func TestMembersNotKnownYetTypeAndRead(t *testing.T) {
 	})
 }
 
+// A member whom the part of the state does not know changes their devices: whoever asks for the keys gets the newest, before
+// the room is whole and after, and is told to ask again.
+func TestDevicesOfMembersNotKnownYet(t *testing.T) {
+	// spec: msc3902, s2s#device-management
+	homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+		ca := homeserver.NewCA(t)
+		room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 3})
+		here, user := room.Servers[7%3], string(room.User(7))
+		var device atomic.Value
+		keys := func() string {
+			return fmt.Sprintf(`{"algorithms":["m.olm"],"device_id":%q,"keys":{"ed25519:%s":"k"},"signatures":{},"user_id":%q}`, device.Load(), device.Load(), user)
+		}
+		here.Handle("POST /_matrix/federation/v1/user/keys/query", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintf(w, `{"device_keys":{%q:{%q:%s}}}`, user, device.Load(), keys())
+		}))
+		s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+		alice := s.Register(t, "alice")
+		held := holdState(t, room)
+		holds := room.Intercept
+		room.Intercept = func(kind string, w http.ResponseWriter, r *http.Request) bool {
+			if kind != "user" {
+				return holds(kind, w, r)
+			}
+			fmt.Fprintf(w, `{"user_id":%q,"stream_id":3,"devices":[{"device_id":%q,"keys":%s}]}`, user, device.Load(), keys())
+			return true
+		}
+		alice.Join(string(room.ID), room.Servers[0].Name)
+		want := func(name string) {
+			t.Helper()
+			a := alice.OK("POST", "/_matrix/client/v3/keys/query", J{"device_keys": J{user: []string{}}})
+			if got := a.Get("device_keys." + escape(user)).Map(); len(got) != 1 || !got[name].Exists() {
+				t.Errorf("devices are %v, want %s", got, name)
+			}
+		}
+		device.Store("OLD")
+		want("OLD")
+		device.Store("NEW")
+		tellEDU(t, here, s, "m.device_list_update", J{"user_id": user, "device_id": "NEW", "stream_id": 2, "prev_id": []int{1}, "keys": json.RawMessage(keys())})
+		want("NEW")
+		since := lazySync(alice, "").Get("next_batch").Str
+		held.Open()
+		awaitWhole(t, alice, room)
+		if told := lazySync(alice, since).Get("device_lists.changed").Raw; !strings.Contains(told, user) {
+			t.Errorf("lists that changed are %s, want %s among them", told, user)
+		}
+		want("NEW")
+		device.Store("NEWER")
+		tellEDU(t, here, s, "m.device_list_update", J{"user_id": user, "device_id": "NEWER", "stream_id": 3, "prev_id": []int{2}, "keys": json.RawMessage(keys())})
+		want("NEWER")
+	})
+}
+
 func ptr(text string) *string { return &text }
 
 func TestMembersAtATokenOfAPartialRoomAreThoseOfTheWhole(t *testing.T) {
