@@ -29,6 +29,17 @@ func writeAll(tx storage.Tx, list []*addition) error {
 // commit submits one function of the room, and of what else it names by keys. When it fails, everything submitted after
 // it fails too and the room is read again before it is used.
 func (r *room) commit(all *additions, write func(storage.Tx) error, keys ...string) {
+	for _, nid := range all.changed {
+		r.s.outliers.Drop(nid)
+	}
+	for _, a := range all.list {
+		if a.known {
+			r.s.outliers.Drop(a.NID)
+		}
+		if a.redacts != nil {
+			r.s.outliers.Drop(a.redacts.target)
+		}
+	}
 	r.inFlight.Add(1)
 	p := r.s.DB.Submit(append(r.key(), keys...), func(tx storage.Tx) error {
 		if failed := r.broken.Load(); failed != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // again is another engine on the same database, as after a restart.
-func again(t *testing.T, s *roomserver.Server) *roomserver.Server {
+func again(t testing.TB, s *roomserver.Server) *roomserver.Server {
 	t.Helper()
 	o := s.Options
 	o.Reader, o.Log, o.Metrics = roomserver.NewReader(8<<20), zap.NewNop(), nil

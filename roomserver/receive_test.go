@@ -5,9 +5,12 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -224,6 +227,51 @@ func (o other) message(t testing.TB, version string, room id.RoomID, after, auth
 	return o.sign(t, version, nil, func(p *event.Proto) {
 		p.RoomID, p.Sender, p.Type, p.Content = room, carol, "m.room.message", content(map[string]any{"body": body, "msgtype": "m.text"})
 		p.PrevEvents, p.AuthEvents, p.Depth = after, auth, 50
+	})
+}
+
+// joinedElsewhere makes of a room's state what it is in a room that was joined at another server: events without a place in
+// its history, all but one.
+func joinedElsewhere(t testing.TB, s *roomserver.Server, room id.RoomID, but id.EventID) *roomserver.Server {
+	t.Helper()
+	if err := s.DB.Write(t.Context(), nil, func(tx storage.Tx) error {
+		tx.Exec(`UPDATE events SET status = $1, ord = NULL, root_before = 0, root_after = 0
+			WHERE room = (SELECT nid FROM rooms WHERE room_id = $2) AND state_key IS NOT NULL AND event_id <> $3`,
+			int16(storage.Outlier), string(room), string(but))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return again(t, s)
+}
+
+// The state of a room that was joined at another server is read once, and not for each message.
+func TestAHotRoomReadsItsStateOnce(t *testing.T) {
+	eachVersionAndEngine(t, func(t *testing.T, version string, o sql.Options) {
+		var asked atomic.Int64
+		o.Trace = func(statement string) {
+			if strings.Contains(statement, "WHERE e.nid = ANY(") {
+				asked.Add(1)
+			}
+		}
+		s, b := beside(t, o)
+		room := newRoom(t, s, version)
+		last := b.join(t, s, room).ID()
+		auth := authIDs(t, s, version, room, last)
+		s = joinedElsewhere(t, s, room, last)
+		for i := range 5 {
+			ev := b.message(t, version, room, []id.EventID{last}, auth, fmt.Sprint(i))
+			if i == 1 {
+				asked.Store(0)
+			}
+			if err := s.Receive(t.Context(), b.name, []json.RawMessage{ev.JSON()})[ev.ID()]; err != nil {
+				t.Fatal(err)
+			}
+			last = ev.ID()
+		}
+		if n := asked.Load(); n > 0 {
+			t.Errorf("four messages read events of the state %d times", n)
+		}
 	})
 }
 

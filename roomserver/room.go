@@ -367,6 +367,9 @@ func (r *room) keptSlot(k Key) (int64, error) {
 }
 
 // events finds events of the room by number, those being committed too.
+//
+// Outliers are kept here and not by the Reader: most of the state of a room that was joined at another server are such, and
+// each message needs some of it, but only the writer of rooms knows when one gets its place.
 func (r *room) events(nids []int64) (map[int64]*Stored, error) {
 	out := make(map[int64]*Stored, len(nids))
 	var stored []int64
@@ -374,6 +377,8 @@ func (r *room) events(nids []int64) (map[int64]*Stored, error) {
 		if ev, ok := r.pending[n]; ok {
 			out[n], r.leans = ev, true
 		} else if ev, ok := r.s.Reader.events.Get(n); ok {
+			out[n] = ev
+		} else if ev, ok := r.s.outliers.Get(n); ok {
 			out[n] = ev
 		} else if n != 0 {
 			stored = append(stored, n)
@@ -386,11 +391,16 @@ func (r *room) events(nids []int64) (map[int64]*Stored, error) {
 		found, err := r.s.Reader.ByNumber(tx, r.row, stored)
 		for n, ev := range found {
 			out[n] = ev
+			if ev.Status == storage.Outlier {
+				r.s.outliers.Put(n, ev, ev.Size()+400)
+			}
 		}
 		return err
 	})
 	return out, err
 }
+
+const outliersBytes = 16 << 20
 
 // eventsByID finds events of the room by ID, those being committed too.
 func (r *room) eventsByID(ids []id.EventID) (map[id.EventID]*Stored, error) {

@@ -58,8 +58,9 @@ type Server struct {
 	farSpaces *recent.Cache[string, *farSpace]
 	opinions  *recent.Cache[string, *opinion]
 	shards    ownership
-	share     *share        // of this server, for the work of others
-	states    chan struct{} // held while a whole state is on the way
+	outliers  *recent.Cache[int64, *Stored] // see room.events
+	share     *share                        // of this server, for the work of others
+	states    chan struct{}                 // held while a whole state is on the way
 	names     names
 	vain      vain[askedGap] // of which gaps which servers were asked
 	strangers vain[string]   // servers that anybody may have us ask for an invite
@@ -78,6 +79,7 @@ func New(o Options) *Server {
 	s.metrics, s.lost = newMetrics(o.Metrics), newLost()
 	s.farSpaces = recent.New[string, *farSpace](farSpaceBytes)
 	s.opinions = recent.New[string, *opinion](opinionsBytes)
+	s.outliers = recent.New[int64, *Stored](outliersBytes)
 	s.share, s.states = newShare(), make(chan struct{}, largeStates)
 	s.vain = vain[askedGap]{pause: 10 * time.Second, most: 1}
 	s.strangers = vain[string]{pause: time.Minute, most: 3}
