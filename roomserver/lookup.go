@@ -14,7 +14,8 @@ type Lookup struct {
 }
 
 // Lookup reads pieces of many states of a room in a few queries, however many there are. The answer to
-// each question stands at its place; nil where the state has no such piece.
+// each question stands at its place; nil where the state has no such piece. The answers are pieces of state: where an
+// outlier stands in the room's history by now they do not say.
 func (rd *Reader) Lookup(tx storage.Tx, room storage.Room, asked []Lookup) ([]*Stored, error) {
 	out := make([]*Stored, len(asked))
 	if len(asked) == 0 {
@@ -40,9 +41,24 @@ func (rd *Reader) Lookup(tx storage.Tx, room storage.Room, asked []Lookup) ([]*S
 	if err != nil {
 		return nil, fmt.Errorf("look up states: %w", asGone(err))
 	}
-	events, err := rd.ByNumber(tx, room, distinct(nids))
+	events := make(map[int64]*Stored, len(nids))
+	var missing []int64
+	for _, n := range distinct(nids) {
+		if ev, ok := rd.outliers.Get(n); ok {
+			events[n] = ev
+		} else {
+			missing = append(missing, n)
+		}
+	}
+	found, err := rd.ByNumber(tx, room, missing)
 	if err != nil {
 		return nil, err
+	}
+	for n, ev := range found {
+		events[n] = ev
+		if ev.Status == storage.Outlier {
+			rd.outliers.Put(n, ev, ev.Size()+400)
+		}
 	}
 	for i, n := range nids {
 		out[i] = events[n]

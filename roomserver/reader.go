@@ -35,10 +35,11 @@ func (s *Stored) isJudged() bool {
 // Reader reads rooms from storage, in any process: no read needs a call to the room's owner.
 // Events and state nodes never change and are cached; a redaction drops the event (Forget).
 type Reader struct {
-	events *recent.Cache[int64, *Stored]
-	auths  *recent.Cache[int64, []int64] // the numbers of auth events
-	slots  *recent.Cache[slotKey, int64] // a key keeps its slot for as long as we have the room
-	nodes  *state.Cache
+	events   *recent.Cache[int64, *Stored]
+	auths    *recent.Cache[int64, []int64] // the numbers of auth events
+	outliers *recent.Cache[int64, *Stored] // for Lookup alone: they may have got a place since
+	slots    *recent.Cache[slotKey, int64] // a key keeps its slot for as long as we have the room
+	nodes    *state.Cache
 
 	summaries summaries
 	previews  *recent.Cache[int64, previewAt]
@@ -47,7 +48,8 @@ type Reader struct {
 // NewReader makes a reader whose caches hold about the given bytes.
 func NewReader(cacheBytes int) *Reader {
 	return &Reader{
-		events:   recent.New[int64, *Stored](cacheBytes / 2),
+		events:   recent.New[int64, *Stored](cacheBytes * 3 / 8),
+		outliers: recent.New[int64, *Stored](cacheBytes / 8),
 		auths:    recent.New[int64, []int64](cacheBytes / 16),
 		slots:    recent.New[slotKey, int64](cacheBytes / 16),
 		nodes:    state.NewCache(cacheBytes / 4),
@@ -59,7 +61,10 @@ func NewReader(cacheBytes int) *Reader {
 type Key struct{ Type, StateKey string }
 
 // Forget drops an event that was redacted.
-func (rd *Reader) Forget(nid int64) { rd.events.Drop(nid) }
+func (rd *Reader) Forget(nid int64) {
+	rd.events.Drop(nid)
+	rd.outliers.Drop(nid)
+}
 
 // Stored parses a row.
 func (rd *Reader) stored(version *event.Version, row *storage.Event) (*Stored, error) {

@@ -272,6 +272,29 @@ func TestAHotRoomReadsItsStateOnce(t *testing.T) {
 		if n := asked.Load(); n > 0 {
 			t.Errorf("four messages read events of the state %d times", n)
 		}
+		look := func() *roomserver.Stored {
+			t.Helper()
+			asked.Store(0)
+			var found []*roomserver.Stored
+			if err := s.DB.Read(t.Context(), func(tx storage.Tx) error {
+				row, _, err := tx.Room(string(room))
+				if err == nil {
+					found, err = s.Reader.Lookup(tx, row, []roomserver.Lookup{{Root: state.Root(row.Root), Key: roomserver.Key{Type: "m.room.join_rules"}}})
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return found[0]
+		}
+		rules := look()
+		if again := look(); again != rules || asked.Load() > 0 {
+			t.Errorf("a look at the join rules reads them %d times more", asked.Load())
+		}
+		s.Reader.Forget(rules.NID) // as when they are redacted
+		if look(); asked.Load() != 1 {
+			t.Errorf("redacted join rules are read %d times, want once", asked.Load())
+		}
 	})
 }
 
