@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"chancery"
 	"chancery/roomserver/auth"
@@ -96,37 +95,27 @@ func asAlias(alias string) string {
 
 func rootOf(room storage.Room) state.Root { return state.Root(room.Root) }
 
-// summaries are remembered by the state that they tell of.
-type summaries struct {
-	mu    sync.Mutex // guards known; a leaf
-	known map[int64]summaryAt
-}
-
+// summaryAt is a summary and the state that it tells of.
 type summaryAt struct {
 	root    int64
 	summary Summary
 }
 
-const maxSummaries = 10_000
+func (s *Summary) size() int {
+	return 500 + len(s.RoomID) + len(s.Name) + len(s.Topic) + len(s.CanonicalAlias) + len(s.AvatarURL) + len(s.RoomType)
+}
 
-func (s *summaries) of(rd *Reader, tx storage.Tx, room storage.Room) (Summary, error) {
-	s.mu.Lock()
-	at, ok := s.known[room.NID]
-	s.mu.Unlock()
-	if ok && at.root == room.Root {
+// summary is Summarise, remembered until the room's state moves.
+func (rd *Reader) summary(tx storage.Tx, room storage.Room) (Summary, error) {
+	if at, ok := rd.summaries.Get(room.NID); ok && at.root == room.Root {
 		return at.summary, nil
 	}
-	summary, err := rd.Summarise(tx, room)
+	s, err := rd.Summarise(tx, room)
 	if err != nil {
 		return Summary{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.known == nil || len(s.known) >= maxSummaries {
-		s.known = map[int64]summaryAt{}
-	}
-	s.known[room.NID] = summaryAt{room.Root, summary}
-	return summary, nil
+	rd.summaries.Put(room.NID, summaryAt{room.Root, s}, s.size())
+	return s, nil
 }
 
 // DirectoryQuery chooses from the room directory.
@@ -184,7 +173,7 @@ func (rd *Reader) Directory(tx storage.Tx, q DirectoryQuery, usual int) (*Direct
 			total++
 			continue
 		}
-		summary, err := rd.summaries.of(rd, tx, room)
+		summary, err := rd.summary(tx, room)
 		if err != nil {
 			return nil, err
 		}

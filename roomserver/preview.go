@@ -131,16 +131,23 @@ func (rd *Reader) SpaceRoom(tx storage.Tx, room storage.Room) (*SpaceRoom, error
 	if err != nil {
 		return nil, err
 	}
-	size := 1000
-	for _, c := range s.Children {
-		size += 300 + len(c.Content)
-	}
-	rd.previews.Put(room.NID, previewAt{room.Root, s}, size)
+	rd.previews.Put(room.NID, previewAt{room.Root, s}, s.size())
 	return s, nil
 }
 
+func (s *SpaceRoom) size() int {
+	size := 500 + s.Summary.size() + len(s.Encryption)
+	for _, room := range s.Allowed {
+		size += 20 + len(room)
+	}
+	for _, c := range s.Children {
+		size += 300 + len(c.Room) + len(c.Sender) + len(c.Content)
+	}
+	return size
+}
+
 func (rd *Reader) readSpaceRoom(tx storage.Tx, room storage.Room) (*SpaceRoom, error) {
-	summary, err := rd.summaries.of(rd, tx, room)
+	summary, err := rd.summary(tx, room)
 	if err != nil {
 		return nil, err
 	}

@@ -41,19 +41,20 @@ type Reader struct {
 	slots    *recent.Cache[slotKey, int64] // a key keeps its slot for as long as we have the room
 	nodes    *state.Cache
 
-	summaries summaries
+	summaries *recent.Cache[int64, summaryAt]
 	previews  *recent.Cache[int64, previewAt]
 }
 
 // NewReader makes a reader whose caches hold about the given bytes.
 func NewReader(cacheBytes int) *Reader {
 	return &Reader{
-		events:   recent.New[int64, *Stored](cacheBytes * 3 / 8),
-		outliers: recent.New[int64, *Stored](cacheBytes / 8),
-		auths:    recent.New[int64, []int64](cacheBytes / 16),
-		slots:    recent.New[slotKey, int64](cacheBytes / 16),
-		nodes:    state.NewCache(cacheBytes / 4),
-		previews: recent.New[int64, previewAt](cacheBytes / 8),
+		events:    recent.New[int64, *Stored](cacheBytes * 3 / 8),
+		outliers:  recent.New[int64, *Stored](cacheBytes / 8),
+		auths:     recent.New[int64, []int64](cacheBytes / 16),
+		slots:     recent.New[slotKey, int64](cacheBytes / 16),
+		nodes:     state.NewCache(cacheBytes / 4),
+		summaries: recent.New[int64, summaryAt](cacheBytes / 16),
+		previews:  recent.New[int64, previewAt](cacheBytes / 8),
 	}
 }
 

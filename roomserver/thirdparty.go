@@ -86,7 +86,7 @@ func (s *Server) mayInvite(ctx context.Context, inv AddressInvite) (about map[st
 		if err != nil || !ok {
 			return err
 		}
-		room, err := s.Reader.summaries.of(s.Reader, tx, row)
+		room, err := s.Reader.summary(tx, row)
 		about = map[string]string{"room_name": room.Name, "room_alias": room.CanonicalAlias, "room_avatar_url": room.AvatarURL,
 			"room_join_rules": room.JoinRule, "room_type": room.RoomType}
 		for k, v := range inv.Names {

@@ -98,6 +98,14 @@ func TestPowerInNewRooms(t *testing.T) {
 	if got := create.List("additional_creators"); len(got) != 2 || got[0] != carol || got[1] != bob {
 		t.Errorf("creators %v", got)
 	}
+	// Where only numbers count none of them falls behind the one who replaces the room.
+	next := s.OK(alice, "POST", at(room, "upgrade"), object{"new_version": "11"}).Str("replacement_room")
+	levels = s.OK(alice, "GET", at(next, "state", "m.room.power_levels"), nil)
+	for _, user := range []string{alice, bob, carol} {
+		if levels.Value("users", user) != 100.0 {
+			t.Errorf("%s was a creator: %s", user, levels.Text)
+		}
+	}
 	if !strings.HasPrefix(room, "!") || strings.Contains(room, ":") {
 		t.Errorf("the ID of a version 12 room is %s", room)
 	}

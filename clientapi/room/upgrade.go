@@ -332,9 +332,10 @@ func (old *predecessor) levels(version *event.Version, user id.UserID, creators 
 		if gjson.GetBytes(content, `events.m\.room\.tombstone`).Int() > 100 {
 			set(`events.m\.room\.tombstone`, 100)
 		}
-		if !isNumber {
-			set(key, 100)
-		} else if !gjson.GetBytes(content, key).Exists() {
+		for _, creator := range auth.Creators(old.state["m.room.create"]) {
+			set("users."+gjson.Escape(string(creator)), 100)
+		}
+		if isNumber && !gjson.GetBytes(content, key).Exists() {
 			set(key, level)
 		}
 	case !gjson.GetBytes(content, key).Exists():
