@@ -44,6 +44,7 @@ type KeyRing struct {
 type knownKeys struct {
 	keys   map[string]ServerKey
 	loaded bool // what the store has is in keys
+	stored bool // the store has what is in keys
 	again  time.Time
 	tries  int // fetches since one was of use
 }
@@ -112,7 +113,7 @@ type need struct {
 	until    time.Time                       // when they have to be valid
 	met      func(map[string]ServerKey) bool // is there no reason to ask further?
 	speaking bool                            // the server is making a request to us, so it is up
-	anyone   bool                            // whoever makes us ask has not said who they are
+	anyone   bool                            // whoever makes us ask has not said who they are: nothing is stored for them
 }
 
 // obtain gives all keys of server that can be had, going on to the next source while the need is
@@ -124,17 +125,18 @@ func (r *KeyRing) obtain(ctx context.Context, server string, n need) (map[string
 	if !ValidServerName(server) {
 		return nil, fmt.Errorf("%.100q is not a valid server name", server)
 	}
+	kept := func(known knownKeys) bool { return n.anyone || known.stored || len(known.keys) == 0 || r.store == nil }
 	known, _ := r.servers.get(server)
-	if n.met(known.keys) {
+	if n.met(known.keys) && kept(known) {
 		return known.keys, nil
 	}
 	if !known.loaded && r.store != nil {
 		known = r.load(ctx, server)
-		if n.met(known.keys) {
+		if n.met(known.keys) && kept(known) {
 			return known.keys, nil
 		}
 	}
-	if r.now().Before(known.again) {
+	if !n.met(known.keys) && r.now().Before(known.again) {
 		return known.keys, fmt.Errorf("%w: %s was asked a moment ago", errNoKey, server)
 	}
 	// One fetch for all who wait, which lives on when the first of them gives up.
@@ -155,7 +157,11 @@ func (r *KeyRing) obtain(ctx context.Context, server string, n need) (map[string
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*fetchTimeout+time.Duration(len(r.notaries))*fetchTimeout)
 		defer cancel()
-		return nil, r.fetch(ctx, server, n)
+		err = r.fetch(ctx, server, n)
+		if !n.anyone {
+			r.keep(ctx, server)
+		}
+		return nil, err
 	})
 	select {
 	case result := <-done:
@@ -193,6 +199,7 @@ func (r *KeyRing) load(ctx context.Context, server string) knownKeys {
 		}
 		maps.Copy(keys, known.keys)
 		known.keys, known.loaded = keys, true
+		known.stored = known.stored || len(stored) > 0
 		return known, true
 	})
 }
@@ -259,9 +266,40 @@ func (r *KeyRing) fetchDirect(ctx context.Context, server string, speaking bool)
 	return nil
 }
 
-// learn keeps keys in memory and in the store.
+// keep stores the keys of a server whose word is wanted longer than for a request: it signed what we keep. Of others
+// there may be as many as somebody has names.
+func (r *KeyRing) keep(ctx context.Context, server string) {
+	if r.store == nil {
+		return
+	}
+	var keys []ServerKey
+	r.servers.change(server, func(known knownKeys, _ bool) (knownKeys, bool) {
+		if !known.stored && len(known.keys) > 0 {
+			keys, known.stored = slices.Collect(maps.Values(known.keys)), true
+		}
+		return known, true
+	})
+	r.save(ctx, server, keys, nil)
+}
+
+// save stores keys. When it fails they are stored with the next.
+func (r *KeyRing) save(ctx context.Context, server string, keys, gone []ServerKey) {
+	if len(keys) == 0 {
+		return
+	}
+	if err := r.store.SaveKeys(ctx, keys, gone); err != nil {
+		r.log.Warn("keys of a server could not be stored", zap.String("server", server), zap.Error(err))
+		r.servers.change(server, func(known knownKeys, _ bool) (knownKeys, bool) {
+			known.stored = false
+			return known, true
+		})
+	}
+}
+
+// learn keeps keys in memory, and in the store where others of the server are.
 func (r *KeyRing) learn(ctx context.Context, server string, keys []ServerKey, fromNotary bool) {
 	var changed, gone []ServerKey
+	stored := false
 	r.servers.change(server, func(known knownKeys, _ bool) (knownKeys, bool) {
 		merged := mergeKeys(known.keys, keys, fromNotary)
 		for id, key := range merged {
@@ -275,14 +313,11 @@ func (r *KeyRing) learn(ctx context.Context, server string, keys []ServerKey, fr
 				gone = append(gone, key)
 			}
 		}
-		known.keys = merged
+		known.keys, stored = merged, known.stored
 		return known, true
 	})
-	if r.store == nil || len(changed) == 0 {
-		return
-	}
-	if err := r.store.SaveKeys(ctx, changed, gone); err != nil {
-		r.log.Warn("keys of a server could not be stored", zap.String("server", server), zap.Error(err))
+	if stored {
+		r.save(ctx, server, changed, gone)
 	}
 }
 

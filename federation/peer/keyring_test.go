@@ -107,6 +107,38 @@ func ourRing(t testing.TB, ca *authority, store KeyStore, notaries ...string) (*
 	return NewKeyRing(c, own, store, notaries), &ahead
 }
 
+// Whoever has many names could fill the disk with the keys of each: a request alone leaves nothing there.
+func TestOnlyKeysOfWhatIsKeptAreStored(t *testing.T) {
+	ca := newAuthority(t)
+	p := publish(t, ca, "p.example")
+	store := &memory{}
+	r, _ := ourRing(t, ca, store)
+	ask := func(key SigningKey) {
+		t.Helper()
+		header := SignRequest(key, p.keys.ServerName, "us.example", "GET", "/", nil)
+		_, err := r.VerifyRequest(t.Context(), Request{Method: "GET", URI: "/", Authorization: []string{header}})
+		must(t, err)
+	}
+	ask(p.keys.Signing[0])
+	_, err := r.Published(t.Context(), p.keys.ServerName, time.Time{})
+	must(t, err)
+	if len(store.keys) != 0 {
+		t.Errorf("stored are %v", store.keys)
+	}
+	object, err := p.keys.Sign([]byte(`{"a":"x"}`))
+	must(t, err)
+	must(t, r.VerifyJSON(t.Context(), p.keys.ServerName, object, time.Now()))
+	if n := p.asked.Load(); len(store.keys) != 1 || n != 1 {
+		t.Errorf("stored are %v, after asking %d times", store.keys, n)
+	}
+	// From then on what changes is stored, whoever made us ask.
+	p.keys.Signing = append(p.keys.Signing, NewSigningKey())
+	ask(p.keys.Signing[1])
+	if len(store.keys) != 2 {
+		t.Errorf("stored are %v", store.keys)
+	}
+}
+
 func TestKeysAreFetchedOnce(t *testing.T) {
 	ca := newAuthority(t)
 	p := publish(t, ca, "p.example")
