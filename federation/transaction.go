@@ -12,6 +12,7 @@ import (
 	"chancery/roomserver"
 	"chancery/storage"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
 	"maunium.net/go/mautrix/id"
@@ -40,8 +41,36 @@ type transactionIn struct {
 // transactionBody is what its sender signed, as a whole. Nothing is known yet of what the pieces are: each is read by itself,
 // strictly, so that what two parsers would read differently is read by nobody here.
 type transactionBody struct {
-	PDUs []json.RawMessage `json:"pdus"`
-	EDUs []json.RawMessage `json:"edus"`
+	PDUs pieces `json:"pdus"`
+	EDUs pieces `json:"edus"`
+}
+
+// pieces are those of a list, of a longer one than any may be the first: what is refused takes no memory.
+type pieces []json.RawMessage
+
+// UnmarshalJSONFrom reads a list, or null.
+func (p *pieces) UnmarshalJSONFrom(d *jsontext.Decoder) error {
+	*p = nil
+	if begin, err := d.ReadToken(); err != nil || begin.Kind() == 'n' {
+		return err
+	} else if begin.Kind() != '[' {
+		return errors.New("not a list")
+	}
+	for d.PeekKind() != ']' {
+		if len(*p) > max(maxPDUs, maxEDUs) {
+			if err := d.SkipValue(); err != nil {
+				return err
+			}
+			continue
+		}
+		piece, err := d.ReadValue()
+		if err != nil {
+			return err
+		}
+		*p = append(*p, json.RawMessage(piece.Clone()))
+	}
+	_, err := d.ReadToken()
+	return err
 }
 
 type pduResult struct {
@@ -196,6 +225,7 @@ func (s *Server) takeOnce(ctx context.Context, in *transactionIn) (answer json.R
 			return nil, chancery.Internal(err) // it is brought again: an answer would be the end of these events
 		}
 	}
+	delete(results, "")
 	for eventID, err := range results {
 		out.PDUs[eventID] = pduResult{Error: reason(err)}
 		if err != nil {

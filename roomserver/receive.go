@@ -21,7 +21,8 @@ import (
 )
 
 // Receive takes the PDUs of a transaction from another server. Each has its own result, nil when it was
-// taken, known, or kept as rejected; one bad PDU never fails another.
+// taken, known, or kept as rejected; one bad PDU never fails another. Where storage did not tell a room's version, so that
+// its events have no IDs, the failure stands under "".
 //
 // spec: s2s/sendTransaction, s2s#checks-performed-on-receipt-of-a-pdu
 func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMessage) map[id.EventID]error {
@@ -34,12 +35,17 @@ func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMess
 		version, asked := versions[roomID]
 		if !asked {
 			var err error
-			if version, err = s.versionOf(ctx, roomID); err == nil || chancery.IsCode(err, chancery.CodeNotFound) {
-				versions[roomID] = version
+			if version, err = s.versionOf(ctx, roomID); err != nil && !chancery.IsCode(err, chancery.CodeNotFound) {
+				results.set("", storageFailed(err))
+				continue
 			}
+			versions[roomID] = version
 		}
 		if version == nil {
-			version, _ = s.versionOfInvite(ctx, roomID, raw)
+			var err error
+			if version, err = s.versionOfInvite(ctx, roomID, raw); err != nil && !chancery.IsCode(err, chancery.CodeNotFound) {
+				results.set("", storageFailed(err))
+			}
 		}
 		if version == nil {
 			continue // without the room's version the event has no ID that a result could stand under
@@ -170,7 +176,7 @@ func (s *Server) receiveOutside(ctx context.Context, events []*event.Event, resu
 		if err == nil && !ended {
 			err = chancery.Forbidden("we are not in this room")
 		}
-		results.set(ev.ID(), err)
+		results.set(ev.ID(), storageFailed(err))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -440,6 +441,23 @@ func TestEventWithoutRightsIsRejectedAndKept(t *testing.T) {
 		s.Receive(t.Context(), b.name, []json.RawMessage{after.JSON()})
 		if got := statusOf(t, s, after.ID()); got != storage.Accepted {
 			t.Errorf("the message after it has status %d, want accepted", got)
+		}
+	})
+}
+
+// What storage cannot say anything about is no answer for its sender, who brings it again.
+func TestReceivingWithoutStorageIsAFailure(t *testing.T) {
+	eachVersionAndEngine(t, func(t *testing.T, version string, o sql.Options) {
+		s, b := beside(t, o)
+		message := b.message(t, version, id.RoomID(map[string]string{"11": "!elsewhere:b.example", "12": "!" + strings.Repeat("x", 43)}[version]), nil, nil, "lost?")
+		if got := s.Receive(t.Context(), b.name, []json.RawMessage{message.JSON()}); len(got) != 0 {
+			t.Errorf("an event of a room that nobody here knows: %v", got)
+		}
+		if err := s.DB.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Receive(t.Context(), b.name, []json.RawMessage{message.JSON()}); !errors.Is(got[""], roomserver.ErrStorage) {
+			t.Errorf("without storage: %v", got)
 		}
 	})
 }
