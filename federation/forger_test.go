@@ -238,8 +238,7 @@ func TestAnEventWaitsForItsKeys(t *testing.T) {
 		e.hasNot("keys")
 		_, private, _ := ed25519.GenerateKey(rand.Reader)
 		fresh := peer.SigningKey{ID: "ed25519:fresh", Private: private}
-		unsigned := func(body string) *event.Event {
-			ev := e.says(body, nil)
+		bare := func(ev *event.Event) *event.Event {
 			var v map[string]any
 			if err := json.Unmarshal(ev.JSON(), &v); err != nil {
 				t.Fatal(err)
@@ -258,13 +257,26 @@ func TestAnEventWaitsForItsKeys(t *testing.T) {
 			}
 			return signed
 		}
-		ev, forged := sign(unsigned("by a fresh key"), private), unsigned("by a false key")
+		ev, forged := sign(bare(e.says("by a fresh key", nil)), private), bare(e.says("by a false key", nil))
 		_, other, _ := ed25519.GenerateKey(rand.Reader)
 		forged = sign(forged, other)
-		if refused := e.sends(ev, forged); len(refused) != 2 {
+		copied := bare(ev)
+		copied = sign(copied, other)
+		for _, c := range []*event.Event{copied, copied, ev, copied} {
+			origin := "elsewhere.example"
+			if c == ev {
+				origin = e.name
+			}
+			if err := e.victim.rooms.Receive(t.Context(), origin, []json.RawMessage{c.JSON()})[ev.ID()]; err == nil {
+				t.Fatal("an event of which no key can be had was taken")
+			}
+		}
+		if refused := e.sends(forged); len(refused) != 1 {
 			t.Fatalf("refused: %v", refused)
 		}
 		e.want("the event", ev, notThere)
+		e.sends(e.says("on it", func(p *event.Proto) { p.PrevEvents = []id.EventID{forged.ID()} }))
+		e.want("what is falsely signed, below what is not", forged, notThere)
 		keys := &peer.Keys{ServerName: e.name, Signing: []peer.SigningKey{e.keys.Key(), fresh}}
 		e.answer("keys", func(w http.ResponseWriter, _ *http.Request) {
 			list, _ := keys.ServerKeys(time.Now())

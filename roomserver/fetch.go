@@ -139,8 +139,8 @@ func (s *Server) fetchBetween(ctx context.Context, e *errand, ev *event.Event) [
 	return slices.DeleteFunc(list, func(m *event.Event) bool { return m.ID() == ev.ID() })
 }
 
-// keptBelow gives the events below one that wait here to be judged, and those of them and of itself of which something
-// is missing that is not here at all.
+// keptBelow gives the events below one that wait here to be judged and whose signatures hold, and those of them and of
+// itself of which something is missing that is not here at all.
 func (s *Server) keptBelow(ctx context.Context, roomID id.RoomID, ev *event.Event) (kept, open []*event.Event, err error) {
 	room, err := s.rowOf(ctx, roomID)
 	if err != nil {
@@ -164,13 +164,15 @@ func (s *Server) keptBelow(ctx context.Context, roomID id.RoomID, ev *event.Even
 		}); err != nil {
 			return nil, nil, err
 		}
-		waits := make(map[id.EventID]bool, len(rows))
-		var next []*event.Event
+		var waiting []*event.Event
 		for _, u := range rows {
-			m, err := event.ParseStored(ev.Version(), id.EventID(u.ID), u.JSON)
-			if err != nil {
-				continue
+			if m, err := event.ParseStored(ev.Version(), id.EventID(u.ID), u.JSON); err == nil {
+				waiting = append(waiting, m)
 			}
+		}
+		waits := make(map[id.EventID]bool, len(waiting))
+		var next []*event.Event
+		for _, m := range s.verified(ctx, waiting, nil) { // some wait because their keys could not be had
 			waits[m.ID()] = true
 			if !seen[m.ID()] {
 				seen[m.ID()] = true

@@ -48,16 +48,19 @@ func (s *Server) orLater(ctx context.Context, origin string, roomID id.RoomID, e
 	return err
 }
 
-// keepLate keeps an event. A copy of it of which nobody knows whether it is signed must not stay in its place.
+// keepLate keeps an event. A copy that waits already, of which nobody knows whether it is signed, makes place for one that
+// is, or that the sender's own server brings: whoever falsifies copies of others' events must not have them dropped.
 func (s *Server) keepLate(ctx context.Context, origin string, roomID id.RoomID, ev *event.Event, signed bool) error {
 	var row storage.Room
 	if err := s.in(ctx, roomID, func(r *room) error { row = r.row; return nil }); err != nil {
 		return err
 	}
 	err := s.DB.Write(ctx, []string{fmt.Sprint("room:", row.NID), "unjudged"}, func(tx storage.Tx) error {
-		if signed {
-			tx.DeleteUnjudged(row.NID, []string{string(ev.ID())})
+		waits, err := tx.UnjudgedAmong(row.NID, []string{string(ev.ID())})
+		if err != nil || len(waits) > 0 && !signed && origin != ev.Sender().Homeserver() {
+			return err
 		}
+		tx.DeleteUnjudged(waits)
 		here, all, err := tx.CountUnjudged(row.NID)
 		switch {
 		case err != nil:
@@ -115,12 +118,14 @@ func (s *Server) judgeLateIn(ctx context.Context, roomID id.RoomID) (whole bool,
 		return false, err
 	}
 	events := make(map[string]*event.Event, len(list))
-	var done []string
+	copies := make(map[string]storage.Unjudged, len(list))
+	var done []storage.Unjudged
 	var all []*event.Event
 	for _, u := range list {
+		copies[u.ID] = u
 		ev, err := event.ParseStored(version, id.EventID(u.ID), u.JSON)
 		if err != nil {
-			done = append(done, u.ID)
+			done = append(done, u)
 			continue
 		}
 		all = append(all, ev)
@@ -131,7 +136,7 @@ func (s *Server) judgeLateIn(ctx context.Context, roomID id.RoomID) (whole bool,
 		case err == nil:
 			events[string(all[i].ID())] = all[i]
 		case errors.Is(err, peer.ErrBadSignature):
-			done = append(done, string(all[i].ID()))
+			done = append(done, copies[string(all[i].ID())])
 		default:
 			last = err // still no keys
 		}
@@ -157,10 +162,10 @@ func (s *Server) judgeLateIn(ctx context.Context, roomID id.RoomID) (whole bool,
 			}
 			continue
 		}
-		done = append(done, u.ID)
+		done = append(done, u)
 	}
 	err = s.DB.Write(ctx, []string{fmt.Sprint("room:", row.NID)}, func(tx storage.Tx) error {
-		tx.DeleteUnjudged(row.NID, done)
+		tx.DeleteUnjudged(done)
 		tx.TrimUnjudged(time.Now().Add(-lateFor).UnixMilli())
 		return nil
 	})

@@ -45,10 +45,10 @@ func (tx Tx) CountUnjudged(room int64) (here, all int64, err error) {
 	return here, all, err
 }
 
-// DeleteUnjudged lets events of a room wait no more.
-func (tx Tx) DeleteUnjudged(room int64, ids []string) {
-	for _, v := range ids {
-		tx.Exec(`DELETE FROM unjudged WHERE room = $1 AND event_id = $2`, room, sql.Text(v))
+// DeleteUnjudged lets events wait no more, as they were read: not other copies that wait in their place by now.
+func (tx Tx) DeleteUnjudged(list []Unjudged) {
+	for _, u := range list {
+		tx.Exec(`DELETE FROM unjudged WHERE room = $1 AND event_id = $2 AND json = $3`, u.Room, sql.Text(u.ID), string(u.JSON))
 	}
 }
 
