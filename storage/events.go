@@ -94,6 +94,7 @@ func (tx Tx) CopyEvents(events []*Event) error {
 func (tx Tx) PlaceEvent(v *Event) {
 	tx.Exec(`UPDATE events SET ord = $2, status = $3, root_before = $4, root_after = $5, notify = $6 WHERE nid = $1`,
 		v.NID, v.Ord, int16(v.Status), v.RootBefore, v.RootAfter, v.Notify)
+	tx.placeGaps(v)
 }
 
 // RestateEvent gives an event that was judged again its state. Whether it notifies stands since it got its place, but of
@@ -101,6 +102,11 @@ func (tx Tx) PlaceEvent(v *Event) {
 func (tx Tx) RestateEvent(v *Event) {
 	tx.Exec(`UPDATE events SET ord = $2, status = $3, root_before = $4, root_after = $5, notify = (notify OR $6) WHERE nid = $1`,
 		v.NID, v.Ord, int16(v.Status), v.RootBefore, v.RootAfter, v.Notify)
+	tx.placeGaps(v)
+}
+
+func (tx Tx) placeGaps(v *Event) {
+	tx.Exec(`UPDATE missing_prev SET ord = $3 WHERE room = $1 AND event = $2`, v.Room, v.NID, v.Ord)
 }
 
 // RedactEvent puts the redacted form in place of the event and names the redaction.
@@ -231,9 +237,9 @@ func (tx Tx) AuthEdges(events []int64) ([]AuthEdge, error) {
 	}, `SELECT event, auth FROM event_auth WHERE event = ANY($1)`, events)
 }
 
-// AddMissing notes a prev event that is not here; RemoveMissing says that it came.
+// AddMissing notes a prev event of a stored event that is not here; RemoveMissing says that it came.
 func (tx Tx) AddMissing(room, event int64, prevID string) {
-	tx.Exec(`INSERT INTO missing_prev (room, event, prev_id) VALUES ($1, $2, $3)
+	tx.Exec(`INSERT INTO missing_prev (room, event, prev_id, ord) VALUES ($1, $2, $3, (SELECT ord FROM events WHERE nid = $2))
 		ON CONFLICT (room, event, prev_id) DO NOTHING`, room, event, sql.Text(prevID))
 }
 
@@ -257,8 +263,8 @@ func (tx Tx) Gaps(room, upTo int64, limit int) ([]Gap, error) {
 		err := r.Scan(&g.Event, &g.Ord, &g.ID, &g.PrevID)
 		g.ID, g.PrevID = sql.Untext(g.ID), sql.Untext(g.PrevID)
 		return g, err
-	}, `SELECT m.event, e.ord, e.event_id, m.prev_id FROM missing_prev m JOIN events e ON e.nid = m.event
-		WHERE m.room = $1 AND e.ord <= $2 ORDER BY e.ord DESC LIMIT $3`, room, upTo, limit)
+	}, `SELECT m.event, m.ord, e.event_id, m.prev_id FROM missing_prev m JOIN events e ON e.nid = m.event
+		WHERE m.room = $1 AND m.ord <= $2 ORDER BY m.ord DESC LIMIT $3`, room, upTo, limit)
 }
 
 // Transaction is a transaction ID that a device used in a room.

@@ -49,7 +49,6 @@ var readsAllOfARoom = map[string]string{
 	"FROM facts WHERE room = $1 AND room <> 0 AND kind = 3": "an operator asks what moved without an event",
 	"FROM receipts WHERE room = ANY($1)":                    "all are told",
 	"r.rel_type = 'm.thread' AND e.status = 0":              "the threads of a room are listed",
-	"FROM missing_prev m JOIN events e":                     "the open gaps of a room",
 }
 
 // Tables that have few rows for a room, however large and old it is.

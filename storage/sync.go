@@ -57,8 +57,7 @@ func (tx Tx) PlacesBelow(room, from, above int64, limit int) ([]Standing, error)
 // HighestGap gives the place of the highest event, up to one place, below which something is missing; 0
 // when nothing is.
 func (tx Tx) HighestGap(room, upTo int64) (ord int64, err error) {
-	err = tx.QueryRow(`SELECT e.ord FROM missing_prev m JOIN events e ON e.nid = m.event
-		WHERE m.room = $1 AND e.ord <= $2 ORDER BY e.ord DESC LIMIT 1`, room, upTo).Scan(&ord)
+	err = tx.QueryRow(`SELECT ord FROM missing_prev WHERE room = $1 AND ord <= $2 ORDER BY ord DESC LIMIT 1`, room, upTo).Scan(&ord)
 	ord, _, err = found(ord, err)
 	return ord, err
 }
