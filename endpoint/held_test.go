@@ -12,6 +12,22 @@ import (
 	"time"
 )
 
+// Of IPv6 everybody has more addresses than could be counted: limits are for networks.
+func TestAnIPv6NetworkIsOneCaller(t *testing.T) {
+	limits := NewLimits(map[LimitClass]Budget{LimitSend: {PerSecond: 0.0001, Burst: 1}})
+	for _, c := range []struct {
+		ip      string
+		allowed bool
+	}{
+		{"2001:db8:0:1::1", true}, {"2001:db8:0:1:ffff::2", false}, {"2001:db8:0:2::1", true},
+		{"192.0.2.1", true}, {"192.0.2.2", true}, {"192.0.2.1", false}, {"a Unix socket", true}, {"fe80::1%eth0", true}, {"fe80::2%eth1", false},
+	} {
+		if err := limits.allow(LimitSend, Caller{IP: c.ip}); (err == nil) != c.allowed {
+			t.Errorf("%s: %v", c.ip, err)
+		}
+	}
+}
+
 type textIn struct {
 	Body struct {
 		A string `json:"a"`

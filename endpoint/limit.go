@@ -97,7 +97,7 @@ func (l *Limits) allow(class LimitClass, c Caller) error {
 	case c.Origin != "":
 		who = "server " + c.Origin
 	default:
-		who = "address " + c.IP
+		who = "address " + network(c.IP)
 	}
 	bucket := l.bucket(limitKey{class, who}, budget)
 	now := time.Now()

@@ -29,6 +29,16 @@ func ClientIP(r *http.Request, trusted []netip.Prefix) string {
 	return client.String()
 }
 
+// network is whom an address counts for in limits: of IPv6 the first 64 bits, for whoever has one address has the others
+// behind them too.
+func network(ip string) string {
+	a, err := netip.ParseAddr(ip)
+	if err != nil || !a.Is6() {
+		return ip
+	}
+	return netip.PrefixFrom(a.WithZone(""), 64).Masked().String()
+}
+
 func show(a netip.Addr, ok bool, text string) string {
 	if ok {
 		return a.String()

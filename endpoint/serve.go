@@ -189,7 +189,7 @@ func (s *server) serve(w *recorder, r *http.Request, route *Route, values pathVa
 	ctx := r.Context()
 	address := ClientIP(r, s.Proxies)
 	var body []byte
-	held := &held{bodies: &s.bodies, address: address}
+	held := &held{bodies: &s.bodies, network: network(address)}
 	defer held.done()
 	// A server's signature covers the body, so it is read first; a client's is read only
 	// when we know whose it is. Checking the signature may mean asking a server for its keys,
