@@ -64,6 +64,12 @@ func (r *room) notHeld(ids []id.EventID) []id.EventID {
 	return slices.DeleteFunc(slices.Clone(ids), func(v id.EventID) bool { return r.partial.held[v] })
 }
 
+// maxHeld is how many events a room holds, since anybody can make what nobody allows. More wait as those do of which
+// something is missing: of each server a few.
+const maxHeld = 1000
+
+func (r *room) mayHold(v id.EventID) bool { return r.partial.held[v] || len(r.partial.held) < maxHeld }
+
 // hold keeps an event, all that it builds on and cites being here, that a part of the state refuses: it is judged when
 // the room is whole, by the state of when it came.
 //

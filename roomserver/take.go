@@ -79,7 +79,7 @@ func (r *room) take(ev *event.Event, g *given) error {
 		h.status = storage.Rejected // by its own auth events, and for good
 	}
 	if h.status == storage.Rejected && r.refusedByPart(ev, auths) {
-		if len(n.prev) > 0 && !n.held {
+		if len(n.prev) > 0 && !n.held || !r.mayHold(ev.ID()) {
 			return n
 		}
 		return r.hold(ev)
