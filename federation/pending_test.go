@@ -107,7 +107,7 @@ func TestTheNewestInviteIsSeenAndCanBeTakenBack(t *testing.T) {
 			invites(c, carol, "")
 		}
 		for range 8 {
-			first = invites(a, alice, "")
+			invites(a, alice, "")
 		}
 		if got := b.stripped(bob, room); len(got.Beneath) != 1 {
 			t.Errorf("%d invites lie beneath", len(got.Beneath))

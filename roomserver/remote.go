@@ -349,9 +349,12 @@ func (s *Server) enter(ctx context.Context, version *event.Version, ev *event.Ev
 		if g.partial {
 			r.enterPartly(a, g)
 		} else {
-			a.also = func(tx storage.Tx) error {
-				tx.EndPartial(a.Room)
-				return nil
+			if r.partial != nil {
+				row := r.row
+				a.also = func(tx storage.Tx) error {
+					endPartial(tx, row)
+					return nil
+				}
 			}
 			r.s.unsure.noteSoon(r.id) // of when we were here before
 		}

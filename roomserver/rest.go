@@ -11,6 +11,7 @@ import (
 	"chancery"
 	"chancery/roomserver/event"
 	"chancery/storage"
+	"chancery/storage/sql"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -118,10 +119,16 @@ func (r *room) abandon() {
 	row := r.row
 	r.commit(&additions{}, func(tx storage.Tx) error {
 		tx.UpdateRoom(row)
-		tx.EndPartial(row.NID)
+		endPartial(tx, row)
 		return nil
 	})
 	r.loaded = false
+}
+
+// endPartial says that a room is joined in part no longer: its state is whole, or nobody of ours is in it any more.
+func endPartial(tx storage.Tx, row storage.Room) {
+	tx.Announce(storage.Fact{Kind: sql.FactRoomComplete, Room: row.NID, Root: row.Root})
+	tx.EndPartial(row.NID)
 }
 
 // fetch has everything that a server says of the state stored here, but what it is the state of.

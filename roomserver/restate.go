@@ -108,8 +108,7 @@ func (r *room) becomeWhole(t *truth) (gaps []noted, err error) {
 		for _, f := range m.facts {
 			tx.Announce(f)
 		}
-		tx.Announce(storage.Fact{Kind: sql.FactRoomComplete, Room: row.NID, Root: row.Root})
-		tx.EndPartial(row.NID)
+		endPartial(tx, row)
 		return nil
 	})
 	// What is in memory has the old roots; the room is read again.

@@ -9,7 +9,7 @@ const (
 	FactState         FactKind = 3  // a room's state moved without an event (Room, Root)
 	FactHistory       FactKind = 4  // an event was added below the newest: backfill, a filled gap, soft-failed (Room, Event, Ord)
 	FactInvite        FactKind = 5  // User was invited to, or knocked on, a room we are not in, or that ended (Extra: membership, room ID)
-	FactRoomComplete  FactKind = 6  // a partial join is complete (Room, Root)
+	FactRoomComplete  FactKind = 6  // a partial join is complete, or given up (Room, Root)
 	FactRedaction     FactKind = 7  // a redaction took effect on Event (Room, Event)
 	FactPurge         FactKind = 8  // a room was purged (Room)
 	FactToDevice      FactKind = 9  // a to-device message waits for User's Device ("" all)
