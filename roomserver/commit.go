@@ -64,8 +64,8 @@ func (r *room) commit(all *additions, write func(storage.Tx) error, keys ...stri
 		if c.err = p.Wait(context.Background()); c.err != nil {
 			return
 		}
-		for _, nid := range all.changed {
-			r.s.Reader.Forget(nid)
+		for _, n := range all.changed {
+			r.s.Reader.Forget(nid, n)
 		}
 		r.doneMu.Lock()
 		r.done = append(r.done, all)
@@ -76,13 +76,13 @@ func (r *room) commit(all *additions, write func(storage.Tx) error, keys ...stri
 				r.s.putGuestsOutLater(r.id)
 			}
 			if a.redacts != nil {
-				r.s.Reader.Forget(a.redacts.target)
+				r.s.Reader.Forget(a.Room, a.redacts.target)
 			}
 			if a.left {
 				r.s.partials.stir(r.id)
 			}
 			if a.restated {
-				r.s.Reader.Forget(a.NID)
+				r.s.Reader.Forget(a.Room, a.NID)
 			}
 			if len(a.missing) > 0 {
 				r.s.gaps.note(r.id)

@@ -95,26 +95,29 @@ func asAlias(alias string) string {
 
 func rootOf(room storage.Room) state.Root { return state.Root(room.Root) }
 
-// summaryAt is a summary and the state that it tells of.
+// summaryAt is a summary, the state that it tells of, and when it was made.
 type summaryAt struct {
-	root    int64
-	summary Summary
+	root, at int64
+	summary  Summary
 }
 
 func (s *Summary) size() int {
 	return 500 + len(s.RoomID) + len(s.Name) + len(s.Topic) + len(s.CanonicalAlias) + len(s.AvatarURL) + len(s.RoomType)
 }
 
-// summary is Summarise, remembered until the room's state moves.
+// summary is Summarise, remembered until the room's state moves or something in it is redacted.
 func (rd *Reader) summary(tx storage.Tx, room storage.Room) (Summary, error) {
-	if at, ok := rd.summaries.Get(room.NID); ok && at.root == room.Root {
+	if at, ok := rd.summaries.Get(room.NID); ok && at.root == room.Root && !rd.redacted.since(room.NID, at.at) {
 		return at.summary, nil
 	}
+	at, keep := rd.redacted.keeps(room.NID)
 	s, err := rd.Summarise(tx, room)
 	if err != nil {
 		return Summary{}, err
 	}
-	rd.summaries.Put(room.NID, summaryAt{room.Root, s}, s.size())
+	if keep {
+		rd.summaries.Put(room.NID, summaryAt{room.Root, at, s}, s.size())
+	}
 	return s, nil
 }
 

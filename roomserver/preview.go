@@ -118,20 +118,23 @@ func suggestedOnly(children []SpaceChild) []SpaceChild {
 
 // previewAt is a preview and the state that it tells of.
 type previewAt struct {
-	root int64
-	room *SpaceRoom
+	root, at int64
+	room     *SpaceRoom
 }
 
 // SpaceRoom reads what is told of a room of ours, and what it has for children.
 func (rd *Reader) SpaceRoom(tx storage.Tx, room storage.Room) (*SpaceRoom, error) {
-	if at, ok := rd.previews.Get(room.NID); ok && at.root == room.Root {
+	if at, ok := rd.previews.Get(room.NID); ok && at.root == room.Root && !rd.redacted.since(room.NID, at.at) {
 		return at.room, nil
 	}
+	at, keep := rd.redacted.keeps(room.NID)
 	s, err := rd.readSpaceRoom(tx, room)
 	if err != nil {
 		return nil, err
 	}
-	rd.previews.Put(room.NID, previewAt{room.Root, s}, s.size())
+	if keep {
+		rd.previews.Put(room.NID, previewAt{room.Root, at, s}, s.size())
+	}
 	return s, nil
 }
 

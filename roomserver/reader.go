@@ -3,6 +3,8 @@ package roomserver
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"chancery"
 	"chancery/recent"
@@ -43,6 +45,7 @@ type Reader struct {
 
 	summaries *recent.Cache[int64, summaryAt]
 	previews  *recent.Cache[int64, previewAt]
+	redacted  redactions
 }
 
 // NewReader makes a reader whose caches hold about the given bytes.
@@ -61,10 +64,35 @@ func NewReader(cacheBytes int) *Reader {
 // Key names a piece of state.
 type Key struct{ Type, StateKey string }
 
-// Forget drops an event that was redacted.
-func (rd *Reader) Forget(nid int64) {
+// Forget drops an event of a room that was redacted, and what was made of it.
+func (rd *Reader) Forget(room, nid int64) {
 	rd.events.Drop(nid)
 	rd.outliers.Drop(nid)
+	rd.redacted.note(room)
+}
+
+// redactions knows when something was last redacted in a room, or in one of those that share its place: a state with a
+// redacted piece has the same root as before. Times are nanoseconds since began.
+type redactions [4096]atomic.Int64
+
+var began = time.Now()
+
+// longestRead is longer than any read transaction takes.
+const longestRead = time.Minute
+
+func (l *redactions) of(room int64) *atomic.Int64 { return &l[uint64(room)%uint64(len(l))] }
+
+func (l *redactions) note(room int64) { l.of(room).Store(int64(time.Since(began))) }
+
+// since says whether something was redacted after a time.
+func (l *redactions) since(room, at int64) bool { return l.of(room).Load() >= at }
+
+// keeps gives the time at which something is made of a room's state, and whether it may be kept: who reads may see the room
+// as it was before a redaction that has just taken effect.
+func (l *redactions) keeps(room int64) (at int64, ok bool) {
+	at = int64(time.Since(began))
+	last := l.of(room).Load()
+	return at, last == 0 || at-last > int64(longestRead)
 }
 
 // Stored parses a row.

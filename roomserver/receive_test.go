@@ -292,7 +292,7 @@ func TestAHotRoomReadsItsStateOnce(t *testing.T) {
 		if again := look(); again != rules || asked.Load() > 0 {
 			t.Errorf("a look at the join rules reads them %d times more", asked.Load())
 		}
-		s.Reader.Forget(rules.NID) // as when they are redacted
+		s.Reader.Forget(1, rules.NID) // as when they are redacted
 		if look(); asked.Load() != 1 {
 			t.Errorf("redacted join rules are read %d times, want once", asked.Load())
 		}

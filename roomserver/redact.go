@@ -64,7 +64,7 @@ func (r *room) redact(a *addition, target, by *Stored) error {
 		return fmt.Errorf("redact %s: %w", target.ID(), err)
 	}
 	a.redacts = &redaction{target: target.NID, by: by.ID(), text: redacted.JSON()}
-	r.s.Reader.Forget(target.NID)
+	r.s.Reader.Forget(r.row.NID, target.NID)
 	// Readers may hold the old value: it is replaced, not changed.
 	now := *target
 	now.Event, now.RedactedBy = redacted, by.ID()

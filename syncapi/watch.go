@@ -98,7 +98,7 @@ func (w *watch) follow(ctx context.Context) {
 	}
 	for _, f := range facts {
 		if f.Kind == sql.FactRedaction {
-			w.s.Reader.Forget(f.Event) // before anybody is woken to read it
+			w.s.Reader.Forget(f.Room, f.Event) // before anybody is woken to read it
 		}
 	}
 	about, err := w.readAbout(ctx, facts)

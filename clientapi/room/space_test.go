@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/roomserver"
+	"chancery/test/client"
 )
 
 func (s *server) space(who string, more object) string {
@@ -190,6 +191,19 @@ func TestRoomsAreSummarised(t *testing.T) {
 		if got := s.OK("", "GET", summary("#pub:test"), nil); got.Str("room_id") != public || got.Value("membership") != nil {
 			t.Errorf("without login: %s", got.Text)
 		}
+		rude := s.OK(alice, "PUT", at(public, "state", "m.room.name")+"/", object{"name": "Rude"}).Str("event_id")
+		listed := func(want string) {
+			t.Helper()
+			for _, got := range []client.Answer{s.OK(bob, "GET", summary(public), nil), s.OK(bob, "GET", v3+"/publicRooms", nil)} {
+				if has := strings.Contains(got.Text, "Rude"); has != (want != "") {
+					t.Errorf("want the name %q: %s", want, got.Text)
+				}
+			}
+		}
+		s.OK(alice, "PUT", v3+"/directory/list/room/"+url.PathEscape(public), object{"visibility": "public"})
+		listed("Rude")
+		s.OK(alice, "PUT", at(public, "redact", rude, client.Txn()), object{})
+		listed("")
 		s.Want(404, "M_NOT_FOUND", bob, "GET", summary(private), nil)
 		s.Want(404, "M_NOT_FOUND", "", "GET", summary(private), nil)
 		s.Want(404, "M_NOT_FOUND", "", "GET", summary("!nowhere:test"), nil)

@@ -201,7 +201,7 @@ func (s *server) follow(context.Context) error {
 			s.users.Heard(f)
 			s.rooms.Heard(f)
 			if f.Kind == sql.FactRedaction {
-				s.reader.Forget(f.Event)
+				s.reader.Forget(f.Room, f.Event)
 			}
 		}
 	}))
