@@ -141,7 +141,7 @@ func (a *answer) timelineOf(j *joined) (*timeline, error) {
 			return nil, fmt.Errorf("read relations: %w", err)
 		}
 		t.bare = len(types) == 0
-		a.s.shared.timelines.Put(key, t, 200+16*len(t.events))
+		a.s.shared.timelines.Put(key, t, t.size())
 	}
 	return t, nil
 }

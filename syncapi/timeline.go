@@ -21,6 +21,15 @@ type timeline struct {
 	start   state.Root
 }
 
+// size is about what a timeline holds in memory: its events may be nowhere else any more.
+func (t *timeline) size() int {
+	size := 200
+	for _, ev := range t.events {
+		size += ev.Size() + 400
+	}
+	return size
+}
+
 type timelineKey struct {
 	room, first, last int64
 	limit             int
