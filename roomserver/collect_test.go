@@ -126,6 +126,9 @@ func trimFacts(t *testing.T, s *roomserver.Server) {
 
 // order.md 11: what nothing leads to any more is removed, and nothing else.
 func TestUnusedStateIsCollected(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine; TestCollectionOfARoomInUse is for the race detector")
+	}
 	eachVersionAndEngine(t, func(t *testing.T, version string, o sql.Options) {
 		s, b := beside(t, o)
 		room := newRoom(t, s, version)
