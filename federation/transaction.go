@@ -29,7 +29,11 @@ const (
 const (
 	transactionTime = 5 * time.Minute // to take one, however long its sender waits for it
 	maxWaiting      = 16              // transactions of one server at a time; more are told to wait
-	maxTxnID        = 255
+
+	// They are kept when the request is given up, and so no longer counted among its bytes.
+	maxWaitingBytes    = 32 << 20  // of one server's
+	maxAllWaitingBytes = 256 << 20 // of all
+	maxTxnID           = 255
 )
 
 type transactionIn struct {
@@ -73,6 +77,13 @@ func (p *pieces) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	return err
 }
 
+func (p pieces) size() (bytes int) {
+	for _, piece := range p {
+		bytes += len(piece)
+	}
+	return bytes
+}
+
 type pduResult struct {
 	Error string `json:"error,omitempty"`
 }
@@ -87,6 +98,7 @@ type inbound struct {
 
 	mu      sync.Mutex // guards the rest; a leaf
 	origins map[string]*originTurn
+	bytes   int                // of the transactions that wait or are being taken
 	failed  map[string]failing // by origin
 }
 
@@ -123,10 +135,11 @@ type failing struct {
 // originTurn lets the transactions of one server in one after the other, in the order in which they came.
 type originTurn struct {
 	waiting int
+	bytes   int
 	turn    chan struct{}
 }
 
-func (in *inbound) enter(origin string) (*originTurn, bool) {
+func (in *inbound) enter(origin string, bytes int) (*originTurn, bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.origins == nil {
@@ -135,18 +148,22 @@ func (in *inbound) enter(origin string) (*originTurn, bool) {
 	o := in.origins[origin]
 	if o == nil {
 		o = &originTurn{turn: make(chan struct{}, 1)}
-		in.origins[origin] = o
 	}
-	if o.waiting >= maxWaiting {
+	if o.waiting >= maxWaiting || o.bytes+bytes > maxWaitingBytes || in.bytes+bytes > maxAllWaitingBytes {
 		return nil, false
 	}
+	in.origins[origin] = o
 	o.waiting++
+	o.bytes += bytes
+	in.bytes += bytes
 	return o, true
 }
 
-func (in *inbound) leave(origin string, o *originTurn) {
+func (in *inbound) leave(origin string, o *originTurn, bytes int) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	o.bytes -= bytes
+	in.bytes -= bytes
 	if o.waiting--; o.waiting == 0 {
 		delete(in.origins, origin)
 	}
@@ -196,11 +213,12 @@ func (s *Server) takeGuarded(ctx context.Context, in *transactionIn) (answer jso
 }
 
 func (s *Server) takeOnce(ctx context.Context, in *transactionIn) (answer json.RawMessage, err error) {
-	o, ok := s.inbound.enter(in.Origin)
+	bytes := in.Body.PDUs.size() + in.Body.EDUs.size()
+	o, ok := s.inbound.enter(in.Origin, bytes)
 	if !ok {
 		return nil, chancery.LimitExceeded(5 * time.Second)
 	}
-	defer s.inbound.leave(in.Origin, o)
+	defer s.inbound.leave(in.Origin, o, bytes)
 	select {
 	case o.turn <- struct{}{}:
 	case <-ctx.Done():
