@@ -13,21 +13,39 @@ import (
 )
 
 // judge applies the checks on receipt of a PDU: by the event's own auth events and by the state before
-// it, failing which it is rejected; by the room's present state, failing which it fails softly.
+// it, failing which it is rejected; by the room's present state, failing which it fails softly. gap says that some of
+// what it builds on was not here.
 //
 // spec: s2s#checks-performed-on-receipt-of-a-pdu 4, 5, 6
-func (r *room) judge(ev *event.Event, before state.Root, auths []*Stored) (storage.EventStatus, error) {
+func (r *room) judge(ev *event.Event, before state.Root, auths []*Stored, gap bool) (storage.EventStatus, error) {
 	status, err := r.judgePast(ev, before, auths)
 	if err != nil || status == storage.Rejected || r.partial != nil { // a partial state refuses nobody softly, spec: msc3902
 		return status, err
 	}
-	if err := r.allowedBy(ev, state.Root(r.row.Root)); err != nil {
+	if err := r.allowedNow(ev, state.Root(r.row.Root), before, gap); err != nil {
 		if !isRejection(err) {
 			return 0, err
 		}
 		return r.softFailure(ev, err), nil
 	}
 	return storage.Accepted, nil
+}
+
+// allowedNow judges an event by the room's present state. What came over a gap may come after something that we have not
+// heard, such as the end of a ban: there the state before the event has its say too, as where branches meet. A ban that
+// nobody has ended outlives that.
+//
+// spec: s2s#soft-failure
+func (r *room) allowedNow(ev *event.Event, now, before state.Root, gap bool) error {
+	refused := r.allowedBy(ev, now)
+	if !gap || !isRejection(refused) {
+		return refused
+	}
+	both, err := r.resolve([]state.Root{now, before})
+	if err != nil {
+		return err
+	}
+	return r.allowedBy(ev, both)
 }
 
 // recommendedOrNot: an event that the room's policy server does not recommend fails softly.

@@ -39,6 +39,7 @@ type world struct {
 	engine *roomserver.Server
 	mu     sync.Mutex // guards dag while servers answer, and lazy
 	lazy   int        // one answer in so many is none, or half of one; 0: all are whole
+	mute   []string   // what is not answered
 	asked  map[string]int
 }
 
@@ -53,6 +54,10 @@ func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 	}
 	path := strings.Split(strings.TrimPrefix(r.URL.Path, "/_matrix/federation/"), "/")
 	w.asked[path[1]]++
+	if slices.Contains(w.mute, path[1]) {
+		http.Error(rw, `{"errcode":"M_FORBIDDEN"}`, http.StatusForbidden)
+		return
+	}
 	if w.lazy > 0 && path[1] != "make_join" && path[1] != "send_join" && w.r.IntN(w.lazy) == 0 {
 		http.Error(rw, `{"errcode":"M_UNKNOWN"}`, http.StatusInternalServerError)
 		return

@@ -214,8 +214,8 @@ func authOrder(ids []id.EventID, byID map[id.EventID]*event.Event) []*event.Even
 	return out
 }
 
-// rootOf makes the state that consists of some stored events. Those that were rejected are no part of it.
-func (r *room) rootOf(list []*event.Event) (state.Root, error) {
+// rootOf puts some stored events into a state; base is 0 where they are all of it. Those that were rejected are no part of it.
+func (r *room) rootOf(base state.Root, list []*event.Event) (state.Root, error) {
 	ids := make([]id.EventID, len(list))
 	keys := make([]Key, 0, len(list))
 	for i, ev := range list {
@@ -244,7 +244,7 @@ func (r *room) rootOf(list []*event.Event) (state.Root, error) {
 		}
 		changes[slot] = s.NID
 	}
-	return r.array.Set(0, changes)
+	return r.array.Set(base, changes)
 }
 
 // piece is an event of a state and where in the state it stands.

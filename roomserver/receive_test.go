@@ -418,6 +418,44 @@ func TestBannedUserCannotSpeakFromThePast(t *testing.T) {
 	})
 }
 
+// Somebody was put out and let in again, and we have heard of the ban alone: what they say then is no softly failed event,
+// but what they say on a branch without the ban is one, over a gap too.
+//
+// spec: s2s#soft-failure
+func TestABanEndsThoughWeDoNotHearOfIt(t *testing.T) {
+	for _, version := range []string{"2", "12"} { // version 1 resolves by the events that differ alone: there the ban stays
+		t.Run(version, func(t *testing.T) {
+			w := newWorld(t, version, 1, sqltest.SQLite(t))
+			receive := func(n *node) { w.engine.Receive(t.Context(), w.homes[0], []json.RawMessage{n.JSON()}) }
+			member := func(sender, user id.UserID, membership string) *node {
+				return w.grow(sender, "m.room.member", string(user), map[string]any{"membership": membership})
+			}
+			say := func(prev ...*node) *node {
+				return w.put(w.build(prev, w.users[1], "m.room.message", "-", map[string]any{"msgtype": "m.text", "body": fmt.Sprint(len(w.order))}))
+			}
+			join := w.order[len(w.order)-1]
+			receive(member(w.users[0], w.users[1], "ban"))
+			w.mute = []string{"get_missing_events", "backfill"}
+			past := say(say(join))
+			receive(past)
+			if got := statusOf(t, w.engine, past.ID()); got != storage.SoftFailed {
+				t.Errorf("what somebody says who was banned has status %d", got)
+			}
+			w.ends = w.ends[:1]
+			member(w.users[0], w.users[1], "leave")
+			member(w.users[1], w.users[1], "join")
+			back := say(w.ends...)
+			receive(back)
+			if got := statusOf(t, w.engine, back.ID()); got != storage.Accepted {
+				t.Errorf("what somebody says who was let in again has status %d", got)
+			}
+			if got := stateOf(t, w.engine, w.room, "m.room.member", string(w.users[1])); got == nil || got.Membership() != "join" {
+				t.Errorf("who was let in again is not in the room: %v", got)
+			}
+		})
+	}
+}
+
 func TestEventWithoutRightsIsRejectedAndKept(t *testing.T) {
 	eachVersionAndEngine(t, func(t *testing.T, version string, o sql.Options) {
 		s, b := beside(t, o)

@@ -311,7 +311,7 @@ func (s *Server) enter(ctx context.Context, version *event.Version, ev *event.Ev
 		if err := r.addOutliers(append(slices.Clone(g.chain), g.state...)); err != nil {
 			return err
 		}
-		root, err := r.rootOf(g.state)
+		root, err := r.rootOf(0, g.state)
 		if err != nil {
 			return err
 		}

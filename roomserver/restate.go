@@ -19,6 +19,7 @@ type restating struct {
 	t    *truth
 	base state.Root          // the state before our join
 	news map[int64]*addition // by event, what it is now
+	past map[int64]bool      // events of the past: they were placed below others, and moved nothing
 	ends []*Stored
 	now  state.Root // the room's, as it was when the event in hand came
 
@@ -45,7 +46,7 @@ func (r *room) becomeWhole(t *truth) (gaps []noted, err error) {
 		return gaps, err
 	}
 	seemed := state.Root(r.row.Root)
-	w := &restating{r: r, t: t, news: make(map[int64]*addition, len(list)), later: map[int64]*Stored{}}
+	w := &restating{r: r, t: t, news: make(map[int64]*addition, len(list)), past: map[int64]bool{}, later: map[int64]*Stored{}}
 	if w.base, err = r.rootOfTruth(t); err != nil {
 		return nil, err
 	}
@@ -228,7 +229,7 @@ func (w *restating) restate(p noted) error {
 	if s.Status != storage.Accepted {
 		s.Ord, s.Placed = 0, false
 	}
-	w.news[s.NID] = a
+	w.news[s.NID], w.past[s.NID] = a, p.history
 	// Whatever is looked up from now on has its true state.
 	r.pending[s.NID], r.pendingID[s.ID()] = &s, &s
 	if s.Status != storage.Accepted {
@@ -315,7 +316,13 @@ func (w *restating) judge(p noted, before state.Root, auths []*Stored) (storage.
 	if err != nil || status == storage.Rejected || p.history || p.NID == w.t.join || w.now == 0 {
 		return status, err
 	}
-	if err := w.r.allowedBy(p.Event, w.now); err != nil {
+	n := &needs{}
+	prev, err := w.r.prevOf(p.Event, n)
+	if err != nil {
+		return 0, err
+	}
+	gap := len(n.prev) > 0 || slices.ContainsFunc(prev, func(s *Stored) bool { return w.past[s.NID] })
+	if err := w.r.allowedNow(p.Event, w.now, before, gap); err != nil {
 		if !isRejection(err) {
 			return 0, err
 		}

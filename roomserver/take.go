@@ -72,7 +72,7 @@ func (r *room) take(ev *event.Event, g *given) error {
 	if h.before, err = r.rootBefore(ev, prev, auths, n, g); err != nil {
 		return fmt.Errorf("find the state before %s: %w", ev.ID(), err)
 	}
-	if h.status, err = r.judge(ev, h.before, auths); err != nil {
+	if h.status, err = r.judge(ev, h.before, auths, len(n.prev) > 0); err != nil {
 		return err
 	}
 	if isKnown && before.Status == storage.Rejected {
@@ -142,8 +142,10 @@ func (r *room) knownBefore(prev, auths []*Stored, n *needs, g *given) (state.Roo
 		return r.guess(prev, auths, state.Root(r.row.Root))
 	case g.told != nil:
 		return r.rootTold(prev, g.told)
+	case g.partial && r.partial != nil: // we know members already: ours, above all
+		return r.rootOf(state.Root(r.row.Root), g.state)
 	}
-	return r.rootOf(g.state)
+	return r.rootOf(0, g.state)
 }
 
 // guess makes a state of what is known of it: that after the prev events that are here, else another, and in

@@ -726,6 +726,56 @@ func TestSecondJoinWhilePartialHasItsTrueState(t *testing.T) {
 	}
 }
 
+// A user of ours who was banned before another one's join is let in again after it, and joins while the room is partial.
+// That they may is true of what their join builds on, whether it has come by then or not.
+func TestWhoIsLetInAgainWhilePartialStaysIn(t *testing.T) {
+	// spec: msc3902
+	for _, given := range []bool{true, false} {
+		t.Run(fmt.Sprint("given ", given), func(t *testing.T) {
+			homeserver.EachEngine(t, func(t *testing.T, fresh func() string) {
+				ca := homeserver.NewCA(t)
+				room := largeroom.New(t, ca, largeroom.Options{Members: 20, Servers: 3})
+				room.Live = true
+				s := homeserver.Start(t, homeserver.Options{CA: ca, Database: fresh()})
+				alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
+				held := newGate()
+				t.Cleanup(held.Open)
+				room.Intercept = func(kind string, w http.ResponseWriter, r *http.Request) bool {
+					if kind == "state_ids" {
+						held.wait(r)
+					}
+					if !given && (kind == "get_missing_events" || kind == "backfill") {
+						refuse(w, "M_FORBIDDEN")
+						return true
+					}
+					return false
+				}
+				room.Add(t, 0, "m.room.member", &bob.ID, J{"membership": "ban"})
+				alice.Join(string(room.ID), room.Servers[0].Name)
+				unban := room.Add(t, 0, "m.room.member", &bob.ID, J{"membership": "leave"})
+				bob.Join(string(room.ID), room.Servers[1].Name)
+				if given {
+					for deadline := time.Now().Add(time.Minute); !shown(bob, room, unban.ID()); time.Sleep(10 * time.Millisecond) {
+						if time.Now().After(deadline) {
+							t.Fatal("what Bob's join builds on does not come")
+						}
+					}
+				}
+				said := id.EventID(bob.Send(string(room.ID), "I am back"))
+				alice.Send(string(room.ID), "and I am still here")
+				held.Open()
+				awaitWhole(t, alice, room)
+				if !shown(alice, room, said) {
+					t.Error("what Bob said is not shown any more")
+				}
+				if !alice.OK("GET", homeserver.Room(string(room.ID), "joined_members"), nil).Get("joined").Map()[bob.ID].Exists() {
+					t.Error("Bob is not in the room any more")
+				}
+			})
+		})
+	}
+}
+
 // refusals answers what is asked about some events with a code, until it is told to give it.
 type refusals struct {
 	mu   sync.Mutex
