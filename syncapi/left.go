@@ -98,9 +98,8 @@ func (a *answer) writeLeave(l *left) (*writer, error) {
 
 // fillLeft finds what the user may see of a room that they left.
 func (a *answer) fillLeft(j *joined, leave *roomserver.Stored) error {
-	if !leave.Placed { // made with another server's help: it is all we have
-		j.timeline = &timeline{events: []*roomserver.Stored{leave}, start: leave.Before}
-		return nil
+	if !leave.Placed {
+		return a.fillMoved(j, leave)
 	}
 	wasIn, err := a.membershipAt(j.row, leave.Before)
 	if err != nil {
@@ -153,5 +152,24 @@ func (a *answer) fillLeft(j *joined, leave *roomserver.Stored) error {
 	row.Root = int64(leave.After) // what happened later is not for them
 	j.row = row
 	j.state, err = a.stateOf(j)
+	return err
+}
+
+// fillMoved is fillLeft where the event failed softly and is in the room's state all the same, or came with a state: it has no
+// place in the timeline, and is told as state, each time that the state moves to it. Before it comes what the user was in for.
+//
+// spec: s2s#soft-failure
+func (a *answer) fillMoved(j *joined, leave *roomserver.Stored) error {
+	j.state = []*roomserver.Stored{leave}
+	end, ok, err := a.tx.OrdAt(j.row.NID, a.pos)
+	if err != nil || !ok {
+		return err
+	}
+	if !a.news.all {
+		if j.base, err = a.base(j.row, j.news); err != nil {
+			return err
+		}
+	}
+	j.timeline, err = a.timeline(span{room: j.row, above: j.base.ord, upTo: end, hidden: true})
 	return err
 }

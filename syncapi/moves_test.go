@@ -95,6 +95,37 @@ func TestStateThatMovesWithoutAnEventReachesClients(t *testing.T) {
 	})
 }
 
+// A ban that failed softly and comes into the state all the same has no place in the timeline: who was banned is told of it as
+// of state, and what was said before.
+//
+// spec: c2s/sync, s2s#soft-failure
+func TestWhoIsBannedByAnEventThatFailedSoftlyIsToldOfIt(t *testing.T) {
+	eachEngine(t, func(s *server) {
+		t := s.T
+		room := s.Create(alice, object{"preset": "public_chat"})
+		s.Join(bob, room)
+		s.Join(carol, room)
+		levels := s.Set(alice, room, "m.room.power_levels", "", object{"users": object{carol: 50}})
+		mine, his, hers := s.id(room, "m.room.member", alice), s.id(room, "m.room.member", bob), s.id(room, "m.room.member", carol)
+		s.OK(carol, "POST", at(room, "leave"), object{})
+		since := s.get(bob, "").next()
+		missed := s.Say(alice, room, "before we saw the ban")
+		victim := bob
+		ban := s.fork(carol, room, levels, "m.room.member", &victim, object{"membership": "ban"}, levels, hers, his)
+		if got := s.get(bob, since); got.room("leave", room).Exists() {
+			t.Fatalf("bob is told %s", got.Text)
+		}
+		s.fork(alice, room, ban, "m.room.message", nil, object{"msgtype": "m.text", "body": "after the ban"}, levels, mine)
+		got := s.get(bob, since).room("leave", room)
+		if id := got.Get("state.events.#.event_id").Raw; id != `["`+ban+`"]` {
+			t.Errorf("bob is told of the state %s", got)
+		}
+		if list := got.Get("timeline.events.#.event_id").Raw; list != `["`+missed+`"]` || got.Get("timeline.limited").Bool() {
+			t.Errorf("bob is told %s", got)
+		}
+	})
+}
+
 // Where the power levels of one branch undo what was done on the other, clients get the older event again.
 //
 // spec: c2s/sync, msc4222
