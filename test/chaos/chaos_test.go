@@ -195,6 +195,7 @@ func (w *world) compare(all [][]kept, last map[*room]string, read map[*person]ma
 				switch {
 				case !ok:
 					fault("%s: not there", of)
+				case w.hadToBeRejected(a, n, all):
 				case a.by.Server == s && (at.status != storage.Accepted || !at.placed):
 					fault("%s: acknowledged, and its status is %d", of, at.status)
 				case a.kind == "redact" && at.redacted && (r.version == "1" || r.version == "2"):
@@ -253,6 +254,55 @@ func (w *world) compare(all [][]kept, last map[*room]string, read map[*person]ma
 			}
 		}
 	}
+}
+
+// hadToBeRejected says of what somebody of the late server sent that it builds on their being put out. While that server knew a
+// part of the state it could not know this, and took it: when the room is whole it rejects it, as all do.
+func (w *world) hadToBeRejected(a acked, n int, all [][]kept) bool {
+	if !w.isLate(a.by) || a.by.steady {
+		return false
+	}
+	events := map[string]gjson.Result{}
+	for i := range w.servers {
+		if all[i][n].events[a.id].status != storage.Rejected {
+			return false
+		}
+		for id, ev := range all[i][n].events {
+			events[id] = gjson.ParseBytes(ev.ev.JSON)
+		}
+	}
+	beneath := func(id string) map[string]bool {
+		in := map[string]bool{}
+		for walk := []string{id}; len(walk) > 0; {
+			list := events[walk[0]].Get("prev_events").Array()
+			walk = walk[1:]
+			for _, v := range list {
+				if v.IsArray() {
+					v = v.Get("0")
+				}
+				if !in[v.Str] {
+					in[v.Str] = true
+					walk = append(walk, v.Str)
+				}
+			}
+		}
+		return in
+	}
+	var outs, joins []string
+	for id := range beneath(a.id) {
+		ev := events[id]
+		switch is := ev.Get("content.membership").Str; {
+		case ev.Get("type").Str != "m.room.member" || ev.Get("state_key").Str != a.by.ID:
+		case is == "join":
+			joins = append(joins, id)
+		case is != "invite" && ev.Get("sender").Str != a.by.ID:
+			outs = append(outs, id)
+		}
+	}
+	return slices.ContainsFunc(outs, func(out string) bool {
+		// Version 1 compares what two branches end in: a ban on one wins over the join after its end on the other.
+		return a.room.version == "1" || !slices.ContainsFunc(joins, func(join string) bool { return beneath(join)[out] })
+	})
 }
 
 // sees says whether a steady user, or anybody where history is shared, may see an event: all but what was before
