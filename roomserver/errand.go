@@ -19,6 +19,7 @@ type needs struct {
 	prev, auth []id.EventID
 	partial    bool // the room is: it takes an event without the state before it
 	held       bool // the prev events are here, and wait to be judged when the room is whole
+	guessed    bool // they are here, and the state after them, which refuses the event, is made up
 }
 
 func (n *needs) Error() string {

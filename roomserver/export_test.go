@@ -116,3 +116,8 @@ func (s *Server) LimitSlots(n int64) { s.maxSlots = n }
 
 // KeepShards renews the leases of an engine that does not run.
 func (s *Server) KeepShards(ctx context.Context) error { return s.keepShards(ctx) }
+
+// LearnStates asks now for the states that were guessed.
+func (s *Server) LearnStates(ctx context.Context, roomID id.RoomID) (whole bool, err error) {
+	return s.learnStates(ctx, roomID)
+}

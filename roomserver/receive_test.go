@@ -456,6 +456,38 @@ func TestABanEndsThoughWeDoNotHearOfIt(t *testing.T) {
 	}
 }
 
+// What is refused by a state that follows from a guess is not rejected: it waits until the state is learned.
+//
+// spec: s2s#rejection
+func TestWhatStandsOnAGuessIsNotRejected(t *testing.T) {
+	w := newWorld(t, "12", 1, sqltest.SQLite(t))
+	receive := func(n *node) { w.engine.Receive(t.Context(), w.homes[0], []json.RawMessage{n.JSON()}) }
+	member := func(sender, user id.UserID, membership string) *node {
+		return w.grow(sender, "m.room.member", string(user), map[string]any{"membership": membership})
+	}
+	say := func(who int) *node {
+		return w.grow(w.users[who], "m.room.message", "-", map[string]any{"msgtype": "m.text", "body": fmt.Sprint(len(w.order))})
+	}
+	receive(member(w.users[0], w.users[1], "ban"))
+	member(w.users[0], w.users[1], "leave")
+	member(w.users[1], w.users[1], "join")
+	w.mute = []string{"get_missing_events", "backfill", "state", "state_ids", "event"}
+	receive(say(0))
+	back := say(1)
+	receive(back)
+	if got := statusOf(t, w.engine, back.ID()); got == storage.Rejected {
+		t.Error("what somebody says who was let in again is rejected")
+	}
+	w.mute = nil
+	if whole, err := w.engine.LearnStates(t.Context(), w.room); err != nil || !whole {
+		t.Fatalf("the state is not learned: %v", err)
+	}
+	receive(back)
+	if got := statusOf(t, w.engine, back.ID()); got != storage.Accepted {
+		t.Errorf("it has status %d when the state is learned", got)
+	}
+}
+
 func TestEventWithoutRightsIsRejectedAndKept(t *testing.T) {
 	eachVersionAndEngine(t, func(t *testing.T, version string, o sql.Options) {
 		s, b := beside(t, o)

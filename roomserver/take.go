@@ -1,9 +1,11 @@
 package roomserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"chancery"
@@ -87,6 +89,11 @@ func (r *room) take(ev *event.Event, g *given) error {
 	if h.status == storage.Rejected && len(n.prev) > 0 && g.guess != nil {
 		return fmt.Errorf("judge %s by a state that is not known: %w", ev.ID(), g.guess) // another time it may be
 	}
+	if h.status == storage.Rejected && r.partial == nil && r.passesOwnAuth(ev, auths) == nil {
+		if n.guessed, err = r.standsOnGuess(prev); err != nil || n.guessed {
+			return cmp.Or(err, error(n)) // by the true state it may be allowed: until that is learned it waits
+		}
+	}
 	if h.status == storage.Accepted {
 		if ev, h.status, err = r.recommendedOrNot(ev); err != nil {
 			return err
@@ -112,6 +119,40 @@ func (r *room) take(ev *event.Event, g *given) error {
 		r.s.Log.Warn("could not tie the open ends of a room", zap.String("room", string(r.id)), zap.Error(err))
 	}
 	return nil
+}
+
+// standsOnGuess says that the state after one of some events follows, not far below, from one that was guessed and is not
+// learned yet. Of what is not stored yet nobody can say.
+func (r *room) standsOnGuess(prev []*Stored) (bool, error) {
+	if r.seq == 0 {
+		return false, nil
+	}
+	var noted []storage.PartialEvent
+	if err := r.read(func(tx storage.Tx) (err error) {
+		noted, err = tx.PartialEvents(r.row.NID)
+		return err
+	}); err != nil {
+		return false, err
+	}
+	seen := map[int64]bool{}
+	for len(prev) > 0 && len(seen) <= maxUnderneath {
+		var next []id.EventID
+		for _, p := range prev {
+			if r.pending[p.NID] != nil || slices.ContainsFunc(noted, func(v storage.PartialEvent) bool { return v.Event == p.NID }) {
+				return true, nil
+			}
+			if !seen[p.NID] {
+				seen[p.NID] = true
+				next = append(next, p.PrevEvents()...)
+			}
+		}
+		found, err := r.eventsByID(next)
+		if err != nil {
+			return false, err
+		}
+		prev = slices.DeleteFunc(slices.Collect(maps.Values(found)), func(p *Stored) bool { return seen[p.NID] || !p.isJudged() })
+	}
+	return false, nil
 }
 
 // refusedByPart says of an event that was refused that a part of the state did it, and not its own auth events: by the
