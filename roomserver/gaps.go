@@ -28,6 +28,7 @@ type reminder struct {
 	at    time.Time
 	tries int
 	busy  bool // somebody is there
+	again bool // what was noted meanwhile may have come too late for them
 }
 
 const (
@@ -53,7 +54,12 @@ func (g *reminders) noteSoon(roomID id.RoomID) {
 	g.noteAt(roomID, at)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if try := g.rooms[roomID]; try != nil && at.Before(try.at) {
+	try := g.rooms[roomID]
+	switch {
+	case try == nil:
+	case try.busy:
+		try.again = true
+	case at.Before(try.at):
 		try.at = at
 	}
 }
@@ -83,7 +89,8 @@ func (g *reminders) due(now time.Time) (rooms []id.RoomID) {
 	return rooms
 }
 
-// tried forgets a room in which nothing is left to do, or where nobody can help; another is tried again, ever later.
+// tried forgets a room in which nothing is left to do, or where nobody can help; another is tried again, ever later, but
+// soon where something was noted during the visit.
 func (g *reminders) tried(roomID id.RoomID, whole bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -91,12 +98,19 @@ func (g *reminders) tried(roomID id.RoomID, whole bool) {
 	if try == nil {
 		return
 	}
-	try.busy = false
-	if try.tries++; whole || try.tries >= g.most {
+	again := try.again
+	try.busy, try.again = false, false
+	try.tries++
+	switch done := whole || try.tries >= g.most; {
+	case done && again:
+		*try = reminder{at: time.Now().Add(g.first)}
+	case done:
 		delete(g.rooms, roomID)
-		return
+	case again:
+		try.at = time.Now().Add(g.first)
+	default:
+		try.at = time.Now().Add(min(g.first<<min(try.tries-1, 16), g.longest))
 	}
-	try.at = time.Now().Add(min(g.first<<(try.tries-1), g.longest))
 }
 
 // visit goes to rooms when they are due, until ctx ends, and says what it could not do there.

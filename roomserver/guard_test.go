@@ -47,3 +47,28 @@ func TestPanicsOverAnswersAreCaught(t *testing.T) {
 		t.Errorf("took %q after the error %v", took, failed)
 	}
 }
+
+// What is noted while somebody is in the room may have come too late for them: the room is visited again, soon.
+func TestARoomIsVisitedAgainForWhatIsNotedDuringAVisit(t *testing.T) {
+	for _, whole := range []bool{true, false} {
+		g := newReminders(time.Second, time.Hour, 40)
+		g.note("!r")
+		for range 30 { // and nobody could help
+			g.due(time.Now().Add(time.Hour))
+			g.tried("!r", false)
+		}
+		now := time.Now()
+		if got := g.due(now.Add(time.Hour)); len(got) != 1 {
+			t.Fatalf("%d rooms are due", len(got))
+		}
+		g.noteSoon("!r")
+		g.tried("!r", whole)
+		if got := g.due(now.Add(time.Minute)); len(got) != 1 {
+			t.Errorf("whole %v: %d rooms are due", whole, len(got))
+		}
+		g.tried("!r", true)
+		if got := g.due(now.Add(time.Hour)); len(got) != 0 {
+			t.Errorf("whole %v: %d rooms are due in the end", whole, len(got))
+		}
+	}
+}
