@@ -494,10 +494,14 @@ func (s *Server) leaveRemote(ctx context.Context, user id.UserID, roomID id.Room
 			return err
 		}
 	}
-	invite = endedBy(invite, left)
 	return s.DB.Write(ctx, []string{"user:" + string(user)}, func(tx storage.Tx) error {
-		tx.SetInvite(invite)
-		tx.Announce(inviteFact(invite))
+		is, ok, err := tx.Invite(string(user), string(roomID))
+		if err != nil || !ok || is.EventID != invite.EventID {
+			return err // they came in meanwhile, or were invited anew
+		}
+		is = endedBy(is, left)
+		tx.SetInvite(is)
+		tx.Announce(inviteFact(is))
 		return nil
 	})
 }
