@@ -26,7 +26,7 @@ func (h *house) unread(user string, room id.RoomID, ignored ...string) string {
 		if err != nil {
 			return err
 		}
-		counts, err := tx.UnreadCounts(user, []int64{row.NID}, ignored)
+		counts, err := h.Reader.UnreadCounts(tx, user, []int64{row.NID}, ignored)
 		parts = nil
 		for _, c := range counts {
 			name := "thread"

@@ -46,6 +46,7 @@ type Reader struct {
 	summaries *recent.Cache[int64, summaryAt]
 	previews  *recent.Cache[int64, previewAt]
 	redacted  redactions
+	windows   *recent.Cache[int64, *window]
 }
 
 // NewReader makes a reader whose caches hold about the given bytes.
@@ -58,6 +59,7 @@ func NewReader(cacheBytes int) *Reader {
 		nodes:     state.NewCache(cacheBytes / 4),
 		summaries: recent.New[int64, summaryAt](cacheBytes / 16),
 		previews:  recent.New[int64, previewAt](cacheBytes / 8),
+		windows:   recent.New[int64, *window](cacheBytes / 8),
 	}
 }
 

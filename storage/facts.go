@@ -19,6 +19,12 @@ func (tx Tx) FactsOfRooms(rooms []int64, after, upTo int64) ([]Fact, error) {
 		WHERE room = ANY($1) AND room <> 0 AND pos > $2 AND pos <= $3 ORDER BY pos`, rooms, after, upTo)
 }
 
+// FactsOfRoom lists the first facts of a room from a position on, in order.
+func (tx Tx) FactsOfRoom(room, from int64, limit int) ([]Fact, error) {
+	return sql.Collect(tx.Tx, scanFact, `SELECT `+factColumns+` FROM facts
+		WHERE room = $1 AND room <> 0 AND pos >= $2 ORDER BY pos LIMIT $3`, room, from, limit)
+}
+
 // FactsOfUsers lists what happened about some users after a position and up to another, in order.
 func (tx Tx) FactsOfUsers(users []string, after, upTo int64) ([]Fact, error) {
 	escaped := make([]string, len(users))

@@ -33,7 +33,7 @@ func (db *DB) trimNotifications(ctx context.Context, now time.Time) error {
 			}
 			for _, r := range rooms {
 				if _, known := deep[r.room]; !known {
-					if deep[r.room], err = tx.ordAtDepth(r.room, unreadDepth); err != nil {
+					if deep[r.room], err = tx.ordAtDepth(r.room, UnreadDepth); err != nil {
 						return err
 					}
 				}
@@ -53,7 +53,7 @@ func (db *DB) trimNotifications(ctx context.Context, now time.Time) error {
 				r.read, before = math.MaxInt64, math.MaxInt64
 			}
 			if err := db.trimPieces(ctx, func(tx Tx) (int64, error) {
-				return tx.trimNotified(user, r.room, r.read, before, deep[r.room], unreadDepth)
+				return tx.trimNotified(user, r.room, r.read, before, deep[r.room], UnreadDepth)
 			}); err != nil {
 				return err
 			}
@@ -97,7 +97,7 @@ func (tx Tx) ordAtDepth(room int64, depth int) (ord int64, err error) {
 }
 
 // trimNotified removes some of a user's notifications in a room: what is read and of events before a time, what
-// lies so deep that only highlights count, and highlights of which so many newer ones come first. UnreadCounts counts none of them.
+// lies so deep that only highlights count, and highlights of which so many newer ones come first. No count takes them in.
 func (tx Tx) trimNotified(user string, room, read, before, deep int64, highlights int) (int64, error) {
 	return tx.ExecRows(`DELETE FROM notifications WHERE user_id = $1 AND room = $2 AND ord IN (
 		SELECT n.ord FROM notifications n LEFT JOIN events e ON e.nid = n.event

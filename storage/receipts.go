@@ -68,76 +68,96 @@ func (tx Tx) InsertNotifications(list []Notification) error {
 	return tx.CopyIn("notifications", []string{"user_id", "room", "ord", "event", "notify", "highlight", "thread"}, rows)
 }
 
-// Unread is how many events in a room, or in one of its threads, a user has been notified of and not read.
-type Unread struct {
-	Room         int64
-	Thread       string // main, or the root's event ID
-	Notification int64
-	Highlight    int64
-}
-
-// unreadDepth is how many of a room's newest places are looked at for what is unread, and how many highlights
+// UnreadDepth is how many of a room's newest places are looked at for what is unread, and how many highlights
 // further back: for somebody who never reads a busy room the count ends there, not the work begins.
-const unreadDepth = 1000
+const UnreadDepth = 1000
 
-// UnreadCounts counts what a user has not read in some rooms, by thread, without the messages of ignored users.
-// Nothing is counted when a message arrives: the count is what lies above the user's receipt, their own latest
-// event and their joining, by each event's default outcome and what the notifications say otherwise. It is
-// bounded: of what lies deeper than the room's newest unreadDepth events only highlights count. SQLite takes a CROSS JOIN
-// in the order in which it is written: else it reads all events there are, to look at the rooms of each.
-//
-// spec: c2s#receiving-notifications, c2s#marking-notifications-as-read
-func (tx Tx) UnreadCounts(user string, rooms []int64, ignored []string) ([]Unread, error) {
-	return tx.unreadCounts(user, rooms, ignored, unreadDepth)
+// readUpTo is up to where a user has read some rooms: to where they joined, and to their receipts for whole rooms.
+const readUpTo = `SELECT room, max(ord) AS ord FROM (
+		SELECT m.room, e.ord FROM members m JOIN events e ON e.nid = m.event
+			WHERE m.user_id = $1 AND m.room = ANY($2) AND m.membership = 'join' AND e.ord IS NOT NULL
+		UNION ALL
+		SELECT r.room, r.ord FROM receipts r
+			WHERE r.user_id = $1 AND r.room = ANY($2) AND r.thread = '' AND r.type IN ('m.read', 'm.read.private')
+	) x GROUP BY room`
+
+// Reading is how far a user has read in a room, or in one of its threads.
+type Reading struct {
+	Room   int64
+	Thread string // "": in all of them; main; or the root's event ID
+	Ord    int64
+	// Where Thread is "": the position of the room's newest fact, 0 when it is trimmed; and whether some of what is
+	// above means to the user something else than to others.
+	Newest int64
+	Own    bool
 }
 
-func (tx Tx) unreadCounts(user string, rooms []int64, ignored []string, depth int64) ([]Unread, error) {
-	return sql.Collect(tx.Tx, func(r *sql.Rows) (Unread, error) {
-		var v Unread
-		err := r.Scan(&v.Room, &v.Thread, &v.Notification, &v.Highlight)
+// Readings lists how far a user has read in some rooms and in their threads.
+func (tx Tx) Readings(user string, rooms []int64) ([]Reading, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (v Reading, err error) {
+		err = r.Scan(&v.Room, &v.Thread, &v.Ord, &v.Newest, &v.Own)
 		v.Thread = sql.Untext(v.Thread)
 		return v, err
-	}, `WITH base AS (
-			SELECT room, max(ord) AS ord FROM (
-				SELECT m.room, e.ord FROM members m JOIN events e ON e.nid = m.event
-					WHERE m.user_id = $1 AND m.room = ANY($2) AND m.membership = 'join' AND e.ord IS NOT NULL
-				UNION ALL
-				SELECT r.room, r.ord FROM receipts r
-					WHERE r.user_id = $1 AND r.room = ANY($2) AND r.thread = '' AND r.type IN ('m.read', 'm.read.private')
-			) x GROUP BY room
-		), floors AS (
+	}, `WITH base AS (`+readUpTo+`)
+		SELECT b.room, '', b.ord,
+			COALESCE((SELECT f.pos FROM facts f WHERE f.room = b.room AND f.room <> 0 ORDER BY f.pos DESC LIMIT 1), 0),
+			EXISTS (SELECT 1 FROM notifications n WHERE n.user_id = $1 AND n.room = b.room AND n.ord > b.ord)
+		FROM base b
+		UNION ALL
+		SELECT r.room, r.thread, r.ord, 0, FALSE FROM receipts r
+			WHERE r.user_id = $1 AND r.room = ANY($2) AND r.thread <> '' AND r.type IN ('m.read', 'm.read.private')`, sql.Text(user), rooms)
+}
+
+// OwnNotification is a notification of what a user has not read.
+type OwnNotification struct {
+	Notification
+	Sender string
+	Far    bool // a highlight that counts however far back it is
+}
+
+// OwnNotifications lists what is unread in some rooms and means to a user something else than to others: of as many
+// events as count, and of as many highlights. SQLite takes a CROSS JOIN in the order in which it is written.
+func (tx Tx) OwnNotifications(user string, rooms []int64, depth int) ([]OwnNotification, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (v OwnNotification, err error) {
+		err = r.Scan(&v.Room, &v.Ord, &v.Thread, &v.Notify, &v.Highlight, &v.Sender, &v.Far)
+		v.User, v.Thread, v.Sender = user, sql.Untext(v.Thread), sql.Untext(v.Sender)
+		return v, err
+	}, `WITH base AS (`+readUpTo+`), floors AS (
 			SELECT b.room,
-				COALESCE((SELECT e.ord FROM events e WHERE e.room = b.room AND e.ord > b.ord
-					ORDER BY e.ord DESC LIMIT 1 OFFSET $4), b.ord) AS ord,
+				COALESCE((SELECT n.ord FROM notifications n JOIN events e ON e.nid = n.event AND e.ord = n.ord
+					WHERE n.user_id = $1 AND n.room = b.room AND n.ord > b.ord ORDER BY n.ord DESC LIMIT 1 OFFSET $3), b.ord) AS ord,
 				COALESCE((SELECT n.ord FROM notifications n WHERE n.user_id = $1 AND n.room = b.room AND n.ord > b.ord AND n.highlight
-					ORDER BY n.ord DESC LIMIT 1 OFFSET $4), b.ord) AS highlight
+					ORDER BY n.ord DESC LIMIT 1 OFFSET $3), b.ord) AS highlight
 			FROM base b
-		), seen AS (
-			SELECT e.room, e.ord, e.sender, e.notify, e.redacted_by, COALESCE(t.target, 'main') AS thread
-			FROM floors b CROSS JOIN events e
-			LEFT JOIN relations t ON t.event = e.nid AND t.rel_type = 'm.thread'
-			WHERE e.room = b.room AND e.ord > b.ord AND e.status = 0
-		), marks AS (
-			SELECT room, thread, max(ord) AS ord FROM (
-				SELECT room, thread, ord FROM seen WHERE sender = $1
-				UNION ALL
-				SELECT r.room, r.thread, r.ord FROM receipts r
-					WHERE r.user_id = $1 AND r.room = ANY($2) AND r.thread <> '' AND r.type IN ('m.read', 'm.read.private')
-			) y GROUP BY room, thread
-		), unread AS (
-			SELECT s.room, s.thread, CASE WHEN n.highlight THEN 1 ELSE 0 END AS highlight
-			FROM seen s
-			LEFT JOIN marks k ON k.room = s.room AND k.thread = s.thread
-			LEFT JOIN notifications n ON n.user_id = $1 AND n.room = s.room AND n.ord = s.ord
-			WHERE s.sender <> $1 AND COALESCE(n.notify, s.notify) AND s.redacted_by = ''
-				AND s.ord > COALESCE(k.ord, 0) AND s.sender <> ALL($3)
-			UNION ALL
-			SELECT n.room, n.thread, 1
-			FROM floors b CROSS JOIN notifications n
-			JOIN events e ON e.nid = n.event
-			LEFT JOIN marks k ON k.room = n.room AND k.thread = n.thread
-			WHERE n.user_id = $1 AND n.room = b.room AND n.ord > b.highlight AND n.ord <= b.ord AND n.highlight AND e.status = 0 AND e.redacted_by = '' AND n.notify AND n.ord > COALESCE(k.ord, 0) AND e.sender <> ALL($3)
 		)
-		SELECT room, thread, count(*), sum(highlight) FROM unread GROUP BY room, thread`,
-		sql.Text(user), rooms, escaped(ignored), depth)
+		SELECT n.room, n.ord, n.thread, n.notify, n.highlight, e.sender,
+			n.highlight AND n.notify AND n.ord > b.highlight AND e.status = 0 AND e.redacted_by = ''
+		FROM floors b CROSS JOIN notifications n JOIN events e ON e.nid = n.event
+		WHERE n.user_id = $1 AND n.room = b.room AND n.ord > b.ord
+		UNION ALL
+		SELECT n.room, n.ord, n.thread, n.notify, n.highlight, e.sender, n.notify AND e.status = 0 AND e.redacted_by = ''
+		FROM floors b CROSS JOIN notifications n JOIN events e ON e.nid = n.event
+		WHERE n.user_id = $1 AND n.room = b.room AND n.ord > b.highlight AND n.ord <= b.ord AND n.highlight`,
+		sql.Text(user), rooms, depth)
+}
+
+// PlacedEvent is what counting asks of an event that has its place.
+type PlacedEvent struct {
+	Ord      int64
+	Sender   string
+	Thread   string // main, or the root's event ID
+	Notify   bool   // the default push rules notify of it
+	Redacted bool
+}
+
+// PlacedEvents lists the newest accepted events with ord > above and < below, highest first.
+func (tx Tx) PlacedEvents(room, above, below int64, limit int) ([]PlacedEvent, error) {
+	return sql.Collect(tx.Tx, func(r *sql.Rows) (v PlacedEvent, err error) {
+		var redactedBy string
+		err = r.Scan(&v.Ord, &v.Sender, &v.Thread, &v.Notify, &redactedBy)
+		v.Sender, v.Thread, v.Redacted = sql.Untext(v.Sender), sql.Untext(v.Thread), redactedBy != ""
+		return v, err
+	}, `SELECT e.ord, e.sender, COALESCE(t.target, 'main'), e.notify, e.redacted_by FROM events e
+		LEFT JOIN relations t ON t.event = e.nid AND t.rel_type = 'm.thread'
+		WHERE e.room = $1 AND e.ord > $2 AND e.ord < $3 AND e.status = 0 ORDER BY e.ord DESC LIMIT $4`, room, above, below, limit)
 }

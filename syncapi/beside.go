@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"chancery/roomserver"
 	"chancery/storage"
 
 	"maunium.net/go/mautrix/id"
@@ -30,7 +31,7 @@ type count struct {
 	Notification int64 `json:"notification_count"`
 }
 
-func (c count) plus(v storage.Unread) count {
+func (c count) plus(v roomserver.Unread) count {
 	return count{c.Highlight + v.Highlight, c.Notification + v.Notification}
 }
 
@@ -136,7 +137,7 @@ func (a *answer) countUnread(b *beside, rooms []int64) error {
 	if len(rooms) == 0 {
 		return nil
 	}
-	counts, err := a.tx.UnreadCounts(string(a.q.user), rooms, a.viewer.Ignored)
+	counts, err := a.s.Reader.UnreadCounts(a.tx, string(a.q.user), rooms, a.viewer.Ignored)
 	if err != nil {
 		return fmt.Errorf("count what is unread: %w", err)
 	}
