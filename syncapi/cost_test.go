@@ -85,7 +85,7 @@ func TestWhatIsSharedAgesWithTheRoom(t *testing.T) {
 		bobs := s.get(bob, "").next()
 		alices := s.get(alice, "").next()
 		first := s.Say(alice, room, "first")
-		same(s.T, "news", s.get(alice, alices).bodies("join", room), []string{"first"})
+		same(s.T, "news", s.get(alice, alices, "timeout", "30000").bodies("join", room), []string{"first"})
 		reply := s.Send(alice, room, "m.room.message", object{"msgtype": "m.text", "body": "second",
 			"m.relates_to": object{"rel_type": "m.reference", "event_id": first}})
 		for range 2 {
