@@ -23,8 +23,9 @@ type restating struct {
 	ends []*Stored
 	now  state.Root // the room's, as it was when the event in hand came
 
-	guessed []int64           // events the state before which nobody tells
-	later   map[int64]*Stored // and those that are not allowed by what we make of it: another time they may be
+	guessed []int64             // events the state before which nobody tells
+	shaky   map[id.EventID]bool // these, and those the state before which follows from what we make of it
+	later   map[int64]*Stored   // those of both that are not allowed by it: another time they may be
 }
 
 // becomeWhole gives every event that was judged by a part of the state its true state, judges it again, and tells
@@ -46,7 +47,8 @@ func (r *room) becomeWhole(t *truth) (gaps []noted, err error) {
 		return gaps, err
 	}
 	seemed := state.Root(r.row.Root)
-	w := &restating{r: r, t: t, news: make(map[int64]*addition, len(list)), past: map[int64]bool{}, later: map[int64]*Stored{}}
+	w := &restating{r: r, t: t, news: make(map[int64]*addition, len(list)), past: map[int64]bool{},
+		shaky: map[id.EventID]bool{}, later: map[int64]*Stored{}}
 	if w.base, err = r.rootOfTruth(t); err != nil {
 		return nil, err
 	}
@@ -209,12 +211,15 @@ func (w *restating) restate(p noted) error {
 	if s.Status, err = w.judge(p, before, auths); err != nil {
 		return err
 	}
+	shaky := guessed || slices.ContainsFunc(p.PrevEvents(), func(v id.EventID) bool { return w.shaky[v] })
+	if shaky {
+		w.shaky[s.ID()] = true
+	}
 	switch {
-	case !guessed:
-	case s.Status == storage.Rejected && r.passesOwnAuth(p.Event, auths) == nil:
+	case shaky && s.Status == storage.Rejected && r.passesOwnAuth(p.Event, auths) == nil:
 		s.Status, s.Before, s.After = storage.Outlier, 0, 0
 		w.later[s.NID] = &s
-	default:
+	case guessed:
 		w.guessed = append(w.guessed, s.NID)
 	}
 	a := &addition{Stored: &s, known: true, restated: true, awaited: !p.isJudged() && s.isJudged()}

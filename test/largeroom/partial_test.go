@@ -860,11 +860,17 @@ func TestStateThatNobodyToldIsLearnedLater(t *testing.T) {
 				}
 				alice.Join(string(room.ID), room.Servers[0].Name)
 				newcomer := string(room.User(20))
-				unheard.refuse("M_FORBIDDEN", room.Add(t, 20, "m.room.member", &newcomer, J{"membership": "join"}).ID())
+				came := room.Add(t, 20, "m.room.member", &newcomer, J{"membership": "join"}).ID()
+				unheard.refuse("M_FORBIDDEN", came)
 				want := room.State()
 				over := room.Add(t, 5, "m.room.message", nil, J{"msgtype": "m.text", "body": "welcome"})
-				no.refuse(code, over.ID())
+				no.refuse(code, came, over.ID())
 				room.Tell(t, s, over)
+				// What we make of the state does not have the newcomer, nor does what follows from it.
+				between := room.Add(t, 7, "m.room.message", nil, J{"msgtype": "m.text", "body": "who are you?"})
+				room.Tell(t, s, between)
+				hers := room.Add(t, 20, "m.room.message", nil, J{"msgtype": "m.text", "body": "I am new here"})
+				room.Tell(t, s, hers)
 				held.Open()
 				awaitWhole(t, alice, room)
 				last := room.Add(t, 6, "m.room.message", nil, J{"msgtype": "m.text", "body": "yes, welcome"})
@@ -879,6 +885,11 @@ func TestStateThatNobodyToldIsLearnedLater(t *testing.T) {
 				awaitKnown(t, s, room, over.ID())
 				sameState(t, s, room, over.ID(), want)
 				sameState(t, s, room, last.ID(), want)
+				for late := time.Now().Add(2 * time.Minute); !shown(alice, room, hers.ID()); time.Sleep(50 * time.Millisecond) {
+					if time.Now().After(late) {
+						t.Fatal("what the newcomer said is not shown when it is known that she is here")
+					}
+				}
 				members := alice.OK("GET", homeserver.Room(string(room.ID), "joined_members"), nil).Get("joined").Map()
 				if _, ok := members[newcomer]; !ok || len(members) != 22 {
 					t.Errorf("%d joined members, want 22 and %s among them", len(members), newcomer)
