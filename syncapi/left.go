@@ -38,7 +38,8 @@ func (a *answer) writeLeft() (*writer, error) {
 	}
 	// Invites to rooms elsewhere that ended: all that is known is the event that ended them.
 	for _, v := range a.invites {
-		if v.Membership == "leave" && a.news.elsewhere[v.RoomID] && a.q.filter.Room.room(v.RoomID) {
+		ended := v.Membership == "leave" && (a.news.elsewhere[v.RoomID] || a.news.all && a.q.filter.Room.IncludeLeave && !a.wasIn(v.RoomID))
+		if ended && a.q.filter.Room.room(v.RoomID) {
 			var events []json.RawMessage
 			if version, ok := event.Lookup(v.Version); ok {
 				ended, err := event.ParseStored(version, id.EventID(v.EventID), v.Event)
@@ -56,6 +57,16 @@ func (a *answer) writeLeft() (*writer, error) {
 		}
 	}
 	return section, nil
+}
+
+// wasIn says whether the user is or was in a room here, and has not forgotten it: then there is more to tell than an invite.
+func (a *answer) wasIn(roomID string) bool {
+	for nid, row := range a.rooms {
+		if row.ID == roomID {
+			return !a.members[nid].Forgotten
+		}
+	}
+	return false
 }
 
 // writeLeave tells a room up to the event by which the user left.

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"chancery/storage"
 )
 
 // spec: c2s/sync
@@ -172,6 +174,32 @@ func TestInvitesAndLeavingHaveTheirSections(t *testing.T) {
 		s.OK(bob, "POST", at(room, "forget"), object{})
 		if a = s.get(bob, "", "filter", `{"room":{"include_leave":true}}`); a.room("leave", room).Exists() {
 			s.T.Errorf("a forgotten room is told: %s", a.Text)
+		}
+	})
+}
+
+// An invite to a room that this server is not in, and that ended, is a room that the user left.
+//
+// spec: c2s/getRoomsSync
+func TestEndedInvitesAreRoomsThatWereLeft(t *testing.T) {
+	eachEngine(t, func(s *server) {
+		const room, inviter = "!r:elsewhere", "@carol:elsewhere"
+		ended := `{"auth_events":[],"content":{"membership":"leave"},"depth":2,"hashes":{"sha256":""},"origin_server_ts":1,"prev_events":[],` +
+			`"room_id":"` + room + `","sender":"` + inviter + `","signatures":{},"state_key":"` + bob + `","type":"m.room.member"}`
+		if err := s.DB.Write(s.T.Context(), nil, func(tx storage.Tx) error {
+			tx.SetInvite(storage.Invite{User: bob, RoomID: room, Version: "11", Membership: "leave", Sender: inviter, EventID: "$ended",
+				Event: []byte(ended), Stripped: []byte("[]")})
+			return nil
+		}); err != nil {
+			s.T.Fatal(err)
+		}
+		if a := s.get(bob, ""); a.Get("rooms").Exists() {
+			s.T.Errorf("an initial sync tells of an invite that ended: %s", a.Text)
+		}
+		a := s.get(bob, "", "filter", `{"room":{"include_leave":true}}`)
+		same(s.T, "left", states(a.room("leave", room).Get("timeline.events")), []string{"m.room.member|" + bob})
+		if a = s.get(bob, a.next(), "filter", `{"room":{"include_leave":true}}`); a.Get("rooms").Exists() {
+			s.T.Errorf("it is told again: %s", a.Text)
 		}
 	})
 }
