@@ -10,17 +10,20 @@ import (
 type told[T any] struct {
 	conn    *nats.Conn // nil: this process alone
 	subject string
+	self    string // in what we publish: we have heard it already
 	apply   func(T)
 }
 
+const fromHeader = "From"
+
 func newTold[T any](conn *nats.Conn, subject string, apply func(T)) *told[T] {
-	t := &told[T]{conn, subject, apply}
+	t := &told[T]{conn, subject, nats.NewInbox(), apply}
 	if conn == nil {
 		return t
 	}
 	if _, err := conn.Subscribe(subject, func(m *nats.Msg) { // ends with the connection
 		var v T
-		if json.Unmarshal(m.Data, &v) == nil {
+		if m.Header.Get(fromHeader) != t.self && json.Unmarshal(m.Data, &v) == nil {
 			apply(v)
 		}
 	}); err != nil {
@@ -29,13 +32,13 @@ func newTold[T any](conn *nats.Conn, subject string, apply func(T)) *told[T] {
 	return t
 }
 
-// tell lets this process know at once while the others cannot be reached. They are told nothing afterwards: such
-// news ages fast.
+// tell lets this process know before it returns, and the others when they can be reached.
 func (t *told[T]) tell(v T) {
-	if t.conn != nil && t.conn.IsConnected() {
-		if text, err := json.Marshal(v); err == nil && t.conn.Publish(t.subject, text) == nil {
-			return
-		}
-	}
 	t.apply(v)
+	if t.conn == nil {
+		return
+	}
+	if text, err := json.Marshal(v); err == nil {
+		_ = t.conn.PublishMsg(&nats.Msg{Subject: t.subject, Header: nats.Header{fromHeader: {t.self}}, Data: text}) // such news ages fast
+	}
 }
