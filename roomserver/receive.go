@@ -32,20 +32,9 @@ func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMess
 	var order []id.RoomID
 	for _, raw := range pdus {
 		roomID := id.RoomID(gjson.GetBytes(raw, "room_id").Str)
-		version, asked := versions[roomID]
-		if !asked {
-			var err error
-			if version, err = s.versionOf(ctx, roomID); err != nil && !chancery.IsCode(err, chancery.CodeNotFound) {
-				results.set("", storageFailed(err))
-				continue
-			}
-			versions[roomID] = version
-		}
-		if version == nil {
-			var err error
-			if version, err = s.versionOfInvite(ctx, roomID, raw); err != nil && !chancery.IsCode(err, chancery.CodeNotFound) {
-				results.set("", storageFailed(err))
-			}
+		version, err := s.versionFor(ctx, versions, roomID, raw)
+		if err != nil {
+			results.set("", storageFailed(err))
 		}
 		if version == nil {
 			continue // without the room's version the event has no ID that a result could stand under
@@ -70,6 +59,26 @@ func (s *Server) Receive(ctx context.Context, origin string, pdus []json.RawMess
 	}
 	g.Wait() // no function fails: each event has its own result
 	return results.of
+}
+
+// versionFor gives the version of the room of a PDU, nil when we do not know the room. What is known of rooms of ours is noted.
+func (s *Server) versionFor(ctx context.Context, versions map[id.RoomID]*event.Version, roomID id.RoomID, raw json.RawMessage) (*event.Version, error) {
+	version, asked := versions[roomID]
+	if !asked {
+		var err error
+		if version, err = s.versionOf(ctx, roomID); err != nil && !chancery.IsCode(err, chancery.CodeNotFound) {
+			return nil, err
+		}
+		versions[roomID] = version
+	}
+	if version != nil {
+		return version, nil
+	}
+	version, err := s.versionOfInvite(ctx, roomID, raw)
+	if chancery.IsCode(err, chancery.CodeNotFound) {
+		err = nil
+	}
+	return version, err
 }
 
 type pduResults struct {
