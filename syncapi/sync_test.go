@@ -180,7 +180,7 @@ func TestInvitesAndLeavingHaveTheirSections(t *testing.T) {
 
 // An invite to a room that this server is not in, and that ended, is a room that the user left.
 //
-// spec: c2s/getRoomsSync
+// spec: c2s/sync
 func TestEndedInvitesAreRoomsThatWereLeft(t *testing.T) {
 	eachEngine(t, func(s *server) {
 		const room, inviter = "!r:elsewhere", "@carol:elsewhere"
